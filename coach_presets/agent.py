@@ -1,0 +1,451 @@
+"""Coach's clipped PPO agent with a fast update for rollouts that arrive as arrays.
+
+What is learned is Coach's: its networks, heads, losses and Adam. What differs is how a
+minibatch travels. Stock Coach fetches every gradient to Python and feeds it back, asks the
+target network for the old policy in every minibatch, and runs on one thread. Here one session
+call computes the gradients and applies them, and the old policy is what acted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from coach_presets.compat import tf  # first: it makes Coach importable
+
+from rl_coach.agents.clipped_ppo_agent import (  # noqa: I001
+    ClippedPPOAgent,
+    ClippedPPOAgentParameters,
+)
+from rl_coach.base_parameters import TaskParameters
+from rl_coach.level_manager import LevelManager
+from rl_coach.logger import screen
+from rl_coach.spaces import (
+    DiscreteActionSpace,
+    ImageObservationSpace,
+    RewardSpace,
+    SpacesDefinition,
+    StateSpace,
+)
+
+from coach_presets.preset import CAMERA
+from local_trainer.episodes import Episode
+from local_trainer.errors import RunFailed
+from local_trainer.progress import UpdateEvent
+from sim.simulator import CAMERA_HEIGHT_PX, CAMERA_WIDTH_PX
+from sim.steps import EpisodeStatus
+
+ONLINE = "main_level/agent/main/online"
+POLICY_NODE = f"{ONLINE}/network_1/ppo_head_0/policy"
+INPUT_NODE = f"{ONLINE}/network_0/{CAMERA}/{CAMERA}"
+_VALUE_BATCH = 128
+
+
+_MEASURES = ("surrogate loss", "value loss", "entropy", "KL divergence", "clip fraction")
+
+
+class _NotFinite(Exception):
+    """Raised when a measure of a minibatch is not a finite number."""
+
+    def __init__(self, values: list[float]) -> None:
+        super().__init__(values)
+        self.values = values
+
+
+class LocalPPOAgent(ClippedPPOAgent):
+    """Clipped PPO whose update takes whole episodes as arrays (`train_on_episodes`)."""
+
+    def set_session(self, sess: Any) -> None:
+        """Build what the fast update needs, then let Coach initialise everything."""
+        network = self.networks["main"].online_network
+        head = network.output_heads[1]
+        gradients = network.tensor_gradients
+        if network.network_parameters.clip_gradients:
+            gradients = network.clipped_grads
+        with tf.name_scope("fast_update"):
+            self._apply = network.optimizer.apply_gradients(
+                zip(gradients, network.weights, strict=True), global_step=network.global_step
+            )
+            clip = self.ap.algorithm.clip_likelihood_ratio_using_epsilon
+            outside = tf.abs(head.likelihood_ratio - 1.0) > clip * head.clip_param_rescaler
+            self._clip_fraction = tf.reduce_mean(tf.cast(outside, tf.float32))
+        # The optimizer's slots were made after Coach's own initialiser.
+        network.init_op = tf.group(tf.global_variables_initializer(), network.init_op)
+        super().set_session(sess)
+        self._fetches = [
+            self._apply,
+            network.losses[1],
+            network.losses[0],
+            head.entropy,
+            head.kl_divergence,
+            self._clip_fraction,
+        ]
+        state = network.inputs[CAMERA]
+        self._policy = sess.make_callable(
+            sess.graph.get_tensor_by_name(f"{POLICY_NODE}:0"), feed_list=[state]
+        )
+        self._value = sess.make_callable(network.outputs[0], feed_list=[state])
+        self._feeds = [
+            state,
+            network.inputs["output_1_0"],
+            network.inputs["output_1_1"],
+            network.inputs["output_1_2"],
+            *network.targets,
+            *network.importance_weights,
+        ]
+        self._update = sess.make_callable(self._fetches, feed_list=self._feeds)
+
+    def probabilities(self, observations: np.ndarray) -> np.ndarray:
+        """Return what the policy gives for each action.
+
+        Args:
+            observations: Pictures, shape (n, 120, 160, 1), uint8.
+
+        Returns:
+            Probabilities before the head's floor, shape (n, num_actions), float32.
+        """
+        return np.asarray(self._policy(observations.astype(np.float32)))
+
+    def values(self, observations: np.ndarray) -> np.ndarray:
+        """Return the value function's estimates, shape (n,), float32."""
+        parts = [
+            self._value(observations[i : i + _VALUE_BATCH].astype(np.float32))
+            for i in range(0, len(observations), _VALUE_BATCH)
+        ]
+        return np.concatenate(parts)[:, 0] if parts else np.zeros(0, np.float32)
+
+    def train_on_episodes(
+        self,
+        episodes: list[Episode],
+        settings: UpdateSettings,
+        before_minibatch: Callable[[], None] = lambda: None,
+    ) -> UpdateEvent:
+        """Improve the policy once from finished episodes.
+
+        Args:
+            episodes: What the present policy played, with pictures and probabilities.
+            settings: What Coach's parameters do not hold.
+            before_minibatch: Called before each gradient step; may raise to give the update up.
+
+        Returns:
+            The losses and other measures of the last epoch.
+
+        Raises:
+            RunFailed: If a loss is not a finite number; names which one and when.
+        """
+        started = time.monotonic()
+        batch = self.prepare_batch(episodes, settings)
+        size = minibatch_size(len(batch.actions), self.ap.network_wrappers["main"].batch_size)
+        generator = np.random.Generator(np.random.Philox(key=[settings.seed, settings.iteration]))
+        order = np.arange(len(batch.actions))
+        if settings.max_transitions is not None and len(order) > settings.max_transitions:
+            order = generator.choice(order, max(settings.max_transitions, size), replace=False)
+        epochs = self.ap.algorithm.optimization_epochs
+        for epoch in range(epochs):
+            generator.shuffle(order)
+            try:
+                mean = self.train_epoch(batch, order, size, before_minibatch)
+            except _NotFinite as error:
+                raise RunFailed(self._diverged(error, batch, settings.iteration, epoch)) from None
+            self._log_epoch(mean, epoch)
+        self.training_iteration += 1
+        return UpdateEvent(
+            iteration=settings.iteration,
+            transitions=len(order) // size * size,
+            epochs=epochs,
+            policy_loss=float(mean[0]),
+            value_loss=float(mean[1]),
+            entropy=float(mean[2]),
+            kl_divergence=float(mean[3]),
+            clip_fraction=float(mean[4]),
+            explained_variance=batch.explained_variance,
+            learning_rate=float(self.ap.network_wrappers["main"].learning_rate),
+            seconds=time.monotonic() - started,
+        )
+
+    def train_epoch(
+        self,
+        batch: UpdateBatch,
+        order: np.ndarray,
+        size: int,
+        before_minibatch: Callable[[], None] = lambda: None,
+    ) -> np.ndarray:
+        """Make one gradient step for each whole minibatch; a last partial one is left out.
+
+        Args:
+            batch: The transitions.
+            order: Indices of those to learn from, in their order.
+            size: Transitions in a minibatch.
+            before_minibatch: Called before each gradient step.
+
+        Returns:
+            Means of surrogate loss, value loss, entropy, KL divergence and clip fraction.
+        """
+        results = []
+        for start in range(0, len(order) - size + 1, size):
+            before_minibatch()
+            results.append(self._minibatch(batch, order[start : start + size]))
+        return np.mean(results, axis=0)
+
+    def prepare_batch(self, episodes: list[Episode], settings: UpdateSettings) -> UpdateBatch:
+        """Return the episodes' transitions with advantages and value targets."""
+        algorithm = self.ap.algorithm
+        pictures = np.concatenate([episode.observations for episode in episodes])
+        values = self.values(pictures)
+        ends = [self._value_after(e) if settings.bootstrap_time_up else 0.0 for e in episodes]
+        advantages, targets = [], []
+        start = 0
+        for episode, end_value in zip(episodes, ends, strict=True):
+            count = len(episode.actions)
+            one = generalized_advantages(
+                episode.rewards,
+                values[start : start + count],
+                end_value,
+                algorithm.discount,
+                algorithm.gae_lambda,
+            )
+            advantages.append(one)
+            targets.append(one + values[start : start + count])
+            start += count
+        advantage = np.concatenate(advantages)
+        target = np.concatenate(targets)
+        variance = float(np.var(target))
+        return UpdateBatch(
+            pictures=pictures,
+            actions=np.concatenate([e.actions for e in episodes]).astype(np.int32),
+            old_policy=np.maximum(np.concatenate([e.probabilities for e in episodes]), 1e-8),
+            advantages=((advantage - advantage.mean()) / (advantage.std() + 1e-8)).astype("f4"),
+            targets=target.astype(np.float32),
+            explained_variance=(
+                1.0 - float(np.var(target - values)) / variance if variance > 0 else 0.0
+            ),
+        )
+
+    def _value_after(self, episode: Episode) -> float:
+        """Return the estimated future of an episode that was cut off, 0 for one that ended."""
+        if episode.status is not EpisodeStatus.TIME_UP or episode.final_observation is None:
+            return 0.0
+        return float(self.values(episode.final_observation[None])[0])
+
+    def _minibatch(self, batch: UpdateBatch, chosen: np.ndarray) -> list[float]:
+        ones = np.ones(1, np.float32)
+        _, *result = self._update(
+            batch.pictures[chosen].astype(np.float32),
+            batch.actions[chosen],
+            batch.old_policy[chosen],
+            self.ap.algorithm.clipping_decay_schedule.current_value,
+            batch.targets[chosen][:, None],
+            batch.advantages[chosen],
+            ones[:, None],
+            ones,
+        )
+        if not all(math.isfinite(value) for value in result):
+            raise _NotFinite(result)
+        return [float(value) for value in result]
+
+    def _diverged(
+        self, error: _NotFinite, batch: UpdateBatch, iteration: int, epoch: int
+    ) -> str:
+        bad = ", ".join(
+            f"{name} is {value}"
+            for name, value in zip(_MEASURES, error.values, strict=True)
+            if not math.isfinite(value)
+        )
+        return (
+            f"Training diverged in iteration {iteration}, epoch {epoch}: {bad}. Lower "
+            f"ppo.learning_rate (now {self.ap.network_wrappers['main'].learning_rate}) or the "
+            f"reward's size (largest value target {np.abs(batch.targets).max():.3g})."
+        )
+
+    def _log_epoch(self, mean: np.ndarray, epoch: int) -> None:
+        self.epoch_log.append(
+            {
+                "Surrogate loss": float(mean[0]),
+                "KL divergence": float(mean[3]),
+                "Entropy": float(mean[2]),
+                "training epoch": epoch,
+                "learning_rate": float(self.ap.network_wrappers["main"].learning_rate),
+            }
+        )
+
+    @property
+    def epoch_log(self) -> list[dict[str, float]]:
+        """Return the log lines of the epochs since it was last cleared."""
+        if not hasattr(self, "_epoch_log"):
+            self._epoch_log: list[dict[str, float]] = []
+        return self._epoch_log
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """What one update needs beyond Coach's parameters."""
+
+    iteration: int
+    seed: int
+    max_transitions: int | None = None
+    """Most transitions to learn from; a random choice if there are more."""
+    bootstrap_time_up: bool = True
+
+
+@dataclass(frozen=True)
+class UpdateBatch:
+    """Transitions of an update."""
+
+    pictures: np.ndarray  # (T, 120, 160, 1) uint8
+    actions: np.ndarray  # (T,) int32
+    old_policy: np.ndarray  # (T, num_actions) float32
+    advantages: np.ndarray  # (T,) float32, mean 0, deviation 1
+    targets: np.ndarray  # (T,) float32
+    explained_variance: float
+
+
+def generalized_advantages(
+    rewards: np.ndarray, values: np.ndarray, end_value: float, discount: float, gae_lambda: float
+) -> np.ndarray:
+    """Return the generalised advantage estimates of one episode.
+
+    Args:
+        rewards: Shape (T,), float64.
+        values: The value function's estimates before each action, shape (T,).
+        end_value: Its estimate after the last one; 0.0 if the episode is over.
+        discount: Weight of the next step's reward.
+        gae_lambda: 0 trusts the value function, 1 the returns.
+
+    Returns:
+        Shape (T,), float64.
+    """
+    following = np.append(values[1:], end_value)
+    deltas = rewards + discount * following - values
+    advantages = np.empty(len(deltas))
+    running = 0.0
+    for step in range(len(deltas) - 1, -1, -1):
+        running = deltas[step] + discount * gae_lambda * running
+        advantages[step] = running
+    return advantages
+
+
+def minibatch_size(transitions: int, batch_size: int) -> int:
+    """Return the minibatch size, lowered as the service does when there is too little data."""
+    if transitions > batch_size:
+        return batch_size
+    return 2 ** int(math.floor(math.log2(max(transitions, 1))))
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How the network runs on this machine."""
+
+    threads: int
+    use_bf16: bool
+    use_gpu: bool
+
+
+def build_agent(
+    parameters: ClippedPPOAgentParameters,
+    num_actions: int,
+    default_action: int,
+    seed: int,
+    session: SessionSettings,
+) -> LocalPPOAgent:
+    """Return an agent with its graph built and its weights drawn from the seed.
+
+    There is no Coach environment behind it: `local_trainer.rollout` plays many cars at once and
+    hands over finished episodes.
+    """
+    tf.reset_default_graph()
+    _forget_scopes()
+    screen.set_use_colors(False)
+    # The old policy is what acted, so no second copy of the networks is needed.
+    parameters.network_wrappers["main"].create_target_network = False
+    parameters.task_parameters = TaskParameters(seed=seed, use_cpu=not session.use_gpu)
+    parameters.name = "agent"
+    agent = _silently(lambda: LocalPPOAgent(parameters))
+    coach_level(agent, num_actions, default_action)
+    agent.set_session(tf.Session(config=_session_config(session)))
+    _ready_first_weights(agent)
+    return agent
+
+
+_FIRST_LAYER_GAIN = 3.0
+_HEAD_GAIN = 0.1
+
+
+def _ready_first_weights(agent: LocalPPOAgent) -> None:
+    """Make fresh weights ready to learn from camera pictures; the network stays the same.
+
+    A camera picture is mostly even light: under Coach's initial weights every filter answers to
+    brightness first, all units move together, and a learning rate that is quick for edges throws
+    the policy over. So each filter of the first layer begins blind to even light (its weights sum
+    to 0) and stronger by as much as it loses; and the heads begin small, so that the policy starts
+    even and the value near 0. docs/training.md has the measurement.
+    """
+    network = agent.networks["main"].online_network
+    values = dict(zip(network.weights, network.sess.run(network.weights), strict=True))
+    for variable, value in values.items():
+        name = variable.op.name
+        if name.endswith("Conv2d_0/kernel"):
+            value = _FIRST_LAYER_GAIN * (value - value.mean(axis=(0, 1, 2), keepdims=True))
+        elif name.endswith(("policy_fc/kernel", "v_values_head_0/output/kernel")):
+            value = _HEAD_GAIN * value
+        else:
+            continue
+        variable.load(value, network.sess)
+
+
+def coach_level(agent: ClippedPPOAgent, num_actions: int, default_action: int) -> LevelManager:
+    """Return the level that gives an agent its spaces and its networks; it has no environment."""
+    return LevelManager(
+        name="main_level",
+        agents=agent,
+        environment=None,
+        spaces_definition=_spaces(num_actions, default_action),
+    )
+
+
+def _spaces(num_actions: int, default_action: int) -> SpacesDefinition:
+    picture = ImageObservationSpace(
+        np.array([CAMERA_HEIGHT_PX, CAMERA_WIDTH_PX, 1]), high=255, channels_axis=-1
+    )
+    return SpacesDefinition(
+        state=StateSpace({CAMERA: picture}),
+        goal=None,
+        action=DiscreteActionSpace(num_actions, default_action=default_action),
+        reward=RewardSpace(1),
+    )
+
+
+def _session_config(session: SessionSettings) -> Any:
+    config = tf.ConfigProto(
+        allow_soft_placement=True,
+        intra_op_parallelism_threads=session.threads,
+        # The two networks are independent, but each of their operations already uses every
+        # thread; running them side by side was not faster.
+        inter_op_parallelism_threads=1,
+    )
+    config.gpu_options.allow_growth = True
+    if session.use_bf16:
+        on = config.graph_options.rewrite_options.ON
+        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = on
+    return config
+
+
+def _forget_scopes() -> None:
+    """Let Coach build its networks anew: it remembers variable scopes across graphs."""
+    from rl_coach.architectures.tensorflow_components.general_network import (
+        GeneralTensorFlowNetwork,
+    )
+
+    GeneralTensorFlowNetwork.variable_scopes_dict.clear()
+
+
+def _silently(make: Any) -> Any:
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return make()

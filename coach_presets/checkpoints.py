@@ -1,0 +1,206 @@
+"""TensorFlow's side of checkpoints: write and read weights, optimizer and the frozen policy.
+
+A checkpoint holds the trainable variables only, as the deployed stack's does; the optimizer's
+slots, twice as large, lie beside it for the newest two. Files appear under their own names
+only when they are whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coach_presets.agent import ONLINE, POLICY_NODE, LocalPPOAgent
+from coach_presets.compat import tf
+from local_trainer.checkpoints import Checkpoint, TrainerState, state_files, write_state
+from local_trainer.errors import ConfigError
+from local_trainer.runs import Run, write_atomically
+
+
+class CheckpointWriter:
+    """Writes an agent's checkpoints into a run."""
+
+    def __init__(self, agent: LocalPPOAgent, run: Run) -> None:
+        """Prepare the graph's savers; call before training starts."""
+        self._session = agent.networks["main"].online_network.sess
+        self._run = run
+        weights = agent.networks["main"].online_network.weights
+        names = {variable.name for variable in weights}
+        others = [v for v in tf.global_variables() if v.name not in names]
+        self._weights = tf.train.Saver(weights, max_to_keep=None)
+        self._optimizer = tf.train.Saver(others, max_to_keep=None)
+        graph = self._session.graph.as_graph_def()
+        self._policy_graph = tf.graph_util.extract_sub_graph(graph, [POLICY_NODE])
+        for node in self._policy_graph.node:
+            node.device = ""  # the car has no GPU:0
+        self._meta: bytes | None = None
+
+    def write(self, state: TrainerState) -> None:
+        """Write checkpoint, frozen graph and what resuming needs; the counters come last."""
+        checkpoint = state.checkpoint
+        model_dir = self._run.model_dir
+        self._save(self._weights, checkpoint.prefix(model_dir))
+        write_atomically(Path(f"{checkpoint.prefix(model_dir)}.meta"), self._meta_graph())
+        write_atomically(checkpoint.frozen_graph(model_dir), self._frozen())
+        self._save(self._optimizer, self._run.path / "resume" / f"{state.number}.ckpt")
+        write_state(self._run, state)
+
+    def _save(self, saver: Any, prefix: Path) -> None:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        hidden = prefix.parent / f".{prefix.name}"
+        saver.save(
+            self._session,
+            str(hidden),
+            write_meta_graph=False,
+            write_state=False,
+        )
+        # The index is what readers look for, so it moves last.
+        for suffix in (".data-00000-of-00001", ".index"):
+            os.replace(f"{hidden}{suffix}", f"{prefix}{suffix}")
+
+    def _meta_graph(self) -> bytes:
+        # The graph does not change, and writing it out takes as long as the weights.
+        if self._meta is None:
+            with self._session.graph.as_default():
+                self._meta = self._weights.export_meta_graph().SerializeToString()
+        return self._meta
+
+    def _frozen(self) -> bytes:
+        with _quiet():
+            frozen = tf.graph_util.convert_variables_to_constants(
+                self._session, self._policy_graph, [POLICY_NODE]
+            )
+        return bytes(frozen.SerializeToString())
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    level = tf.logging.get_verbosity()
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    try:
+        yield
+    finally:
+        tf.logging.set_verbosity(level)
+
+
+def restore_state(agent: LocalPPOAgent, run: Run, state: TrainerState) -> None:
+    """Put the agent exactly where it was: weights, optimizer and step counter.
+
+    Raises:
+        ConfigError: If a file is damaged or missing.
+    """
+    prefixes = [state.checkpoint.prefix(run.model_dir), run.path / "resume" / f"{state.number}.ckpt"]
+    values: dict[str, np.ndarray] = {}
+    for prefix in prefixes:
+        values |= read_checkpoint(prefix)
+    variables = {v.op.name: v for v in tf.global_variables()}
+    missing = sorted(variables.keys() - values.keys())
+    if missing:
+        raise ConfigError(f"checkpoint {state.checkpoint.name} lacks {missing[0]}.")
+    _assign(agent, {name: values[name] for name in variables})
+
+
+def restore_weights(agent: LocalPPOAgent, prefix: Path) -> list[str]:
+    """Take the weights of a checkpoint made anywhere; the optimizer starts afresh.
+
+    Args:
+        agent: Gets the weights.
+        prefix: Path of the checkpoint without suffix.
+
+    Returns:
+        Names of the agent's weights that the checkpoint lacks, which keep their first values.
+
+    Raises:
+        ConfigError: If the checkpoint is damaged, or is one of another network or action space.
+    """
+    values = read_checkpoint(prefix)
+    weights = {v.op.name: v for v in agent.networks["main"].online_network.weights}
+    common = {}
+    for name, variable in weights.items():
+        value = values.get(name.replace("/online/", "/global/"), values.get(name))
+        if value is None:
+            continue
+        if tuple(variable.shape) != value.shape:
+            what = "actions" if "policy_fc" in name else f"shape of {name.removeprefix(ONLINE)}"
+            raise ConfigError(
+                f"checkpoint {prefix.name} does not fit: its {what} is "
+                f"{value.shape[-1] if what == 'actions' else value.shape}, this run's is "
+                f"{variable.shape[-1] if what == 'actions' else tuple(variable.shape)}."
+            )
+        common[name] = value
+    if not common:
+        raise ConfigError(f"checkpoint {prefix.name} holds none of the network's weights.")
+    _assign(agent, common)
+    return sorted(weights.keys() - common.keys())
+
+
+def read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
+    """Return every tensor of a checkpoint by name.
+
+    Raises:
+        ConfigError: If it is missing or damaged.
+    """
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"checkpoint {prefix} cannot be read: {reason}") from None
+
+
+def _assign(agent: LocalPPOAgent, values: dict[str, np.ndarray]) -> None:
+    session = agent.networks["main"].online_network.sess
+    for variable in tf.global_variables():
+        if variable.op.name in values:
+            variable.load(values[variable.op.name], session)
+
+
+class FrozenPolicy:
+    """A frozen graph as it goes to the car, ready to choose."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Load the graph.
+
+        Raises:
+            ConfigError: If the file is no frozen policy.
+        """
+        definition = tf.GraphDef()
+        try:
+            definition.ParseFromString(path.read_bytes())
+        except Exception as error:  # protobuf's DecodeError has no public, stable home
+            raise ConfigError(f"{path} is not a frozen graph: {error}") from None
+        graph = tf.Graph()
+        with graph.as_default():
+            tf.import_graph_def(definition, name="")
+        config = tf.ConfigProto(
+            intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1
+        )
+        self._session = tf.Session(graph=graph, config=config)
+        placeholders = [op for op in graph.get_operations() if op.type == "Placeholder"]
+        if len(placeholders) != 1:
+            raise ConfigError(f"{path} must have one camera input, got {len(placeholders)}.")
+        output = graph.get_tensor_by_name(f"{POLICY_NODE}:0")
+        self.num_actions = int(output.shape[-1])
+        self._policy = self._session.make_callable(output, feed_list=[placeholders[0].outputs[0]])
+
+    def probabilities(self, observations: np.ndarray) -> np.ndarray:
+        """Return the probability of each action; see `local_trainer.rollout.Policy`."""
+        return np.asarray(self._policy(observations.astype(np.float32)))
+
+    def close(self) -> None:
+        """Free the graph."""
+        self._session.close()
+
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointWriter",
+    "FrozenPolicy",
+    "read_checkpoint",
+    "restore_state",
+    "restore_weights",
+]

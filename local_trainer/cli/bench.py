@@ -1,0 +1,67 @@
+"""``local-trainer bench``: measure the simulator, the update and a whole training here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from local_trainer.cli.console import facts, print_json, stdout
+
+app = typer.Typer(
+    help="Measure the simulator, the PPO update and a whole training on this machine.",
+    no_args_is_help=True,
+)
+
+_Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+
+
+@app.command("sim")
+def sim(
+    seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 15.0,
+    as_json: _Json = False,
+) -> None:
+    """Measure simulator steps a second: 64 cars, with and without a Python reward, and one car."""
+    from local_trainer.bench.sim import run
+
+    _show(run(seconds=seconds), as_json)
+
+
+@app.command("ppo")
+def ppo(
+    rounds: Annotated[int, typer.Option(help="How often each variant takes its turn.")] = 3,
+    as_json: _Json = False,
+) -> None:
+    """Measure our PPO update against unmodified Coach's and against plain TensorFlow."""
+    from local_trainer.bench.ppo import run
+
+    _show(run(rounds=rounds), as_json)
+
+
+@app.command("train")
+def train(
+    seeds: Annotated[int, typer.Option(help="How many trainings, one seed each.")] = 3,
+    minutes: Annotated[float, typer.Option(help="Minutes of each.")] = 5.0,
+    as_json: _Json = False,
+) -> None:
+    """Measure seconds from the command's start to the first lap and to steady laps."""
+    from local_trainer.bench.train import run
+
+    _show(run(seeds=seeds, minutes=minutes), as_json)
+
+
+def _show(figures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(figures)
+        return
+    stdout().print(facts([(name, _text(value)) for name, value in figures.items()]))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value)
+    return "–" if value is None else str(value)

@@ -1,0 +1,58 @@
+"""Start workers as processes on this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from local_trainer.runs import Run
+
+
+def start_training(run: Run) -> subprocess.Popen[bytes]:
+    """Start training a run, or go on with it. SIGINT stops it cleanly."""
+    return _start(run, "trainer", [])
+
+
+def start_evaluation(
+    run: Run,
+    trials: int = 5,
+    checkpoint: str = "best",
+    is_robust: bool = False,
+    resets: int | None = None,
+    report: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start driving greedy laps with a run's checkpoint.
+
+    Args:
+        run: Whose model.
+        trials: How many laps.
+        checkpoint: ``best``, ``last``, a number or a name.
+        is_robust: Whether laps begin all around, in both directions, with noise on the actions.
+        resets: How often a car that left the road is put back; None as the run says.
+        report: Where the report goes too (`local_trainer.evaluation`).
+    """
+    arguments = ["--trials", str(trials), "--checkpoint", checkpoint]
+    if is_robust:
+        arguments.append("--robust")
+    if resets is not None:
+        arguments += ["--resets", str(resets)]
+    if report is not None:
+        arguments += ["--report", str(report)]
+    return _start(run, "evaluation", arguments)
+
+
+def _start(run: Run, worker: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+    log = run.path / "logs" / f"{worker}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", f"local_trainer.workers.{worker}", "--run", str(run.path)]
+    with log.open("ab") as output:
+        # A session of its own: Ctrl-C in the terminal reaches the one who watches, who stops
+        # the worker in an orderly way.
+        return subprocess.Popen(
+            command + arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )

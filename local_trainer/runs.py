@@ -1,0 +1,245 @@
+"""A run on disk: where its files lie, what state it is in, and who is working on it.
+
+A run is a folder; the keys below it are those of the service's object store, so that the
+folder can be copied to a bucket as it is. Only `Run` knows the names.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from local_trainer.errors import ConfigError, NotFound, unknown_name
+
+DEFAULT_RUNS_DIR = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """The state of a run, kept in its ``status.json``."""
+
+    run: str
+    job_name: str
+    track: str
+    status: str
+    """``created``, ``running``, ``finished``, ``stopped`` or ``failed``; shown as ``interrupted``
+    when the file says running but no process holds the run."""
+    created: str
+    """UTC, ISO 8601."""
+    updated: str
+    reason: str = ""
+    """Why it ended, one line."""
+    iteration: int = 0
+    episodes: int = 0
+    steps: int = 0
+    """Training steps so far."""
+    minutes: float = 0.0
+    """Minutes of training so far, over all resumptions."""
+    best_checkpoint: str = ""
+    best_progress_percent: float = 0.0
+    best_lap_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Return the run's name."""
+        return self.path.name
+
+    # What the launcher writes before the start.
+    @property
+    def config_file(self) -> Path:
+        """Return the resolved configuration, YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def reward_file(self) -> Path:
+        """Return the reward function."""
+        return self.path / "reward_function.py"
+
+    @property
+    def metadata_file(self) -> Path:
+        """Return the action space and sensors."""
+        return self.path / "model_metadata.json"
+
+    @property
+    def hyperparameters_file(self) -> Path:
+        """Return the hyperparameters as the trainer uses them."""
+        return self.path / "ip" / "hyperparameters.json"
+
+    @property
+    def training_params_file(self) -> Path:
+        """Return the simulator's parameters in the service's YAML form."""
+        return self.path / "training_params.yaml"
+
+    @property
+    def route_file(self) -> Path:
+        """Return the track as a route array: a run does not change when a track file does."""
+        return self.path / "route.npy"
+
+    @property
+    def preset_file(self) -> Path:
+        """Return the user's Coach preset, if there is one."""
+        return self.path / "presets" / "preset.py"
+
+    @property
+    def environment_file(self) -> Path:
+        """Return the user's environment, if there is one."""
+        return self.path / "environments" / "deepracer_racetrack_env.py"
+
+    # What the trainer writes.
+    @property
+    def model_dir(self) -> Path:
+        """Return the folder of checkpoints and frozen graphs."""
+        return self.path / "model"
+
+    @property
+    def progress_file(self) -> Path:
+        """Return the event log (`local_trainer.progress`)."""
+        return self.path / "progress.jsonl"
+
+    @property
+    def log_file(self) -> Path:
+        """Return the log with the service's line formats."""
+        return self.path / "logs" / "training.log"
+
+    @property
+    def failure_file(self) -> Path:
+        """Return what ended a failed run."""
+        return self.path / "failure.json"
+
+    @property
+    def training_metrics_file(self) -> Path:
+        """Return the training metrics in the service's form."""
+        return self.path / "metrics" / "TrainingMetrics.json"
+
+    def training_trace_file(self, iteration: int) -> Path:
+        """Return the step trace of one iteration."""
+        return self.path / "training-simtrace" / f"{iteration}-iteration.csv"
+
+    def steps_file(self, phase: str, iteration: int) -> Path:
+        """Return the exact steps of one iteration (`local_trainer.episodes`)."""
+        return self.path / "steps" / f"{phase}-{iteration}.npz"
+
+    @property
+    def plots_dir(self) -> Path:
+        """Return the folder of pictures and videos."""
+        return self.path / "plots"
+
+    @property
+    def report_file(self) -> Path:
+        """Return the HTML page."""
+        return self.path / "report.html"
+
+    # State.
+    @property
+    def status_file(self) -> Path:
+        """Return the state file."""
+        return self.path / "status.json"
+
+    def read_status(self) -> RunStatus:
+        """Return the run's state; ``interrupted`` if it claims to run but nobody holds it.
+
+        Raises:
+            NotFound: If the folder holds no run.
+        """
+        try:
+            status = RunStatus(**json.loads(self.status_file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise NotFound(f"{self.path} is not a run: it has no status.json.") from None
+        if status.status in ("running", "created") and not self.is_locked():
+            return RunStatus(**{**asdict(status), "status": "interrupted"})
+        return status
+
+    def write_status(self, status: RunStatus) -> None:
+        """Replace the run's state."""
+        write_atomically(self.status_file, json.dumps(asdict(status), indent=2) + "\n")
+
+    def is_locked(self) -> bool:
+        """Return whether a process works on the run right now."""
+        try:
+            with self.lock():
+                return False
+        except ConfigError:
+            return True
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run; the lock is freed by the kernel however the process ends.
+
+        Raises:
+            ConfigError: If another process holds it.
+        """
+        descriptor = os.open(self.path / ".run.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ConfigError(
+                f"Run {self.name!r} is running; stop it first or wait until it ends."
+            ) from None
+        try:
+            yield
+        finally:
+            os.close(descriptor)
+
+    def delete(self) -> None:
+        """Remove the run's folder.
+
+        Raises:
+            ConfigError: If the run is running.
+        """
+        if self.is_locked():
+            raise ConfigError(f"Run {self.name!r} is running; stop it before deleting it.")
+        shutil.rmtree(self.path)
+
+
+def find_run(name: str, runs_dir: Path = DEFAULT_RUNS_DIR) -> Run:
+    """Return the run of a name, or of a path to its folder.
+
+    Raises:
+        NotFound: If there is none; names the nearest.
+    """
+    for path in (runs_dir / name, Path(name)):
+        if (path / "status.json").exists():
+            return Run(path)
+    known = [run.name for run in list_runs(runs_dir)]
+    if not known:
+        raise NotFound(f"Unknown run {name!r}: {runs_dir} holds no runs yet.")
+    raise NotFound(unknown_name("run", name, known))
+
+
+def list_runs(runs_dir: Path = DEFAULT_RUNS_DIR) -> list[Run]:
+    """Return all runs of a folder, newest first."""
+    if not runs_dir.is_dir():
+        return []
+    runs = [Run(path) for path in runs_dir.iterdir() if (path / "status.json").exists()]
+    return sorted(runs, key=lambda run: (run.read_status().created, run.name), reverse=True)
+
+
+def write_atomically(path: Path, data: str | bytes) -> None:
+    """Write a whole file or nothing: readers see the old or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,142 @@
+"""The evaluation: drives greedy laps with a checkpoint's frozen graph and keeps what happened.
+
+``python -m local_trainer.workers.evaluation --run PATH [--checkpoint best] [--trials 5]
+[--robust] [--resets N] [--report FILE]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from local_trainer.checkpoints import Checkpoint, choose_checkpoint
+from local_trainer.episodes import Episode
+from local_trainer.errors import ConfigError
+from local_trainer.evaluation import EvaluationReport, report_of, write_report
+from local_trainer.metrics import evaluation_stamp, write_evaluation_metrics
+from local_trainer.rollout import (
+    GREEDY,
+    Exploration,
+    Rollout,
+    evaluation_starts,
+    robust_starts,
+)
+from local_trainer.runs import Run
+from local_trainer.simtrace import write_evaluation_trace
+from local_trainer.step_files import evaluation_steps_file, write_steps
+from local_trainer.workers.setup import (
+    RunParts,
+    load_run_parts,
+    open_reward,
+    open_simulator,
+    run_of,
+    run_worker,
+)
+
+ROBUST_NOISE = 0.1
+_MOST_CARS = 32
+
+
+def evaluate_checkpoint(
+    parts: RunParts, rollout: Rollout, checkpoint: Checkpoint, trials: int, is_robust: bool = False
+) -> EvaluationReport:
+    """Drive laps with a checkpoint; write metrics, trace, steps, report and the best lap's video.
+
+    A robust evaluation leaves the run's own evaluation files as they are: its laps begin
+    elsewhere and would not compare.
+
+    Raises:
+        ConfigError: If the checkpoint's graph does not fit the run's action space.
+    """
+    from coach_presets.checkpoints import FrozenPolicy
+
+    run = parts.run
+    policy = FrozenPolicy(checkpoint.frozen_graph(run.model_dir), parts.threads)
+    if policy.num_actions != len(parts.actions):
+        raise ConfigError(
+            f"checkpoint {checkpoint.name} chooses among {policy.num_actions} actions, "
+            f"model_metadata.json has {len(parts.actions)}."
+        )
+    exploration = Exploration(action_noise=ROBUST_NOISE) if is_robust else GREEDY
+    starts = (
+        robust_starts(parts.config, trials)
+        if is_robust
+        else evaluation_starts(parts.config, 0, trials)
+    )
+    found = rollout.play(
+        policy, starts, "evaluation", checkpoint.number, exploration, keeps_pictures=True
+    )
+    episodes = sorted(found, key=lambda episode: episode.index)
+    policy.close()
+    report = report_of(run.name, checkpoint.name, episodes, is_robust, exploration.action_noise)
+    _write_records(parts, episodes, report)
+    return report
+
+
+def _write_records(parts: RunParts, episodes: list[Episode], report: EvaluationReport) -> None:
+    run, stamp = parts.run, evaluation_stamp()
+    write_report(report, run.path / f"evaluation-{stamp}" / "report.json")
+    if report.is_robust:
+        return
+    write_evaluation_metrics(run, episodes, stamp)
+    write_evaluation_trace(run, stamp, episodes, parts.track)
+    write_steps(evaluation_steps_file(run, stamp), episodes)
+    from local_trainer.report import video_file
+    from local_trainer.video import write_video
+
+    finished = [episode for episode in episodes if episode.is_complete]
+    shown = (
+        min(finished, key=lambda episode: episode.duration_s)
+        if finished
+        else max(episodes, key=lambda episode: episode.progress)
+    )
+    write_video(video_file(run), shown, parts.track)
+
+
+def show_run(run: Run) -> None:
+    """Draw the run's plots and write its page."""
+    from local_trainer.plots import write_plots
+    from local_trainer.report import write_report as write_page
+
+    write_plots(run)
+    write_page(run)
+
+
+def evaluate_run(arguments: argparse.Namespace) -> None:
+    """Evaluate a run as the command line says."""
+    run = run_of(arguments.run)
+    parts = load_run_parts(run)
+    if arguments.resets is not None:
+        changed = parts.config.evaluation.model_copy(update={"number_of_resets": arguments.resets})
+        config = parts.config.model_copy(update={"evaluation": changed})
+        parts = RunParts(run, config, parts.track, parts.actions, parts.threads)
+    checkpoint = choose_checkpoint(run.model_dir, arguments.checkpoint)
+    with open_reward(parts) as reward:
+        simulator = open_simulator(parts, min(arguments.trials, _MOST_CARS))
+        rollout = Rollout(simulator, parts.actions, reward, parts.config.seed)
+        report = evaluate_checkpoint(
+            parts, rollout, checkpoint, arguments.trials, arguments.robust
+        )
+        simulator.close()
+    show_run(run)
+    if arguments.report:
+        write_report(report, Path(arguments.report))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the worker's command line."""
+    parser = argparse.ArgumentParser(prog="python -m local_trainer.workers.evaluation")
+    parser.add_argument("--run", required=True, help="the run's folder")
+    parser.add_argument("--checkpoint", default="best", help="best, last, a number or a name")
+    parser.add_argument("--trials", type=int, default=5)
+    parser.add_argument("--robust", action="store_true")
+    parser.add_argument("--resets", type=int)
+    parser.add_argument("--report", help="also write the report to this file")
+    parsed = parser.parse_args(arguments)
+    return run_worker(run_of(parsed.run), partial(evaluate_run, parsed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""What trainer and evaluation have in common: a run's parts, and how a worker ends."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from local_trainer.actions import ActionSpace, load_action_space
+from local_trainer.config import RunConfig, load_config
+from local_trainer.errors import ConfigError, LocalTrainerError
+from local_trainer.machine import gpus, has_fast_bf16, num_cpus
+from local_trainer.reward import RewardFunction
+from local_trainer.run_files import load_run_track
+from local_trainer.runs import Run, write_atomically
+from sim.simulator import Simulator
+from sim.track import Track
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """A run's files as objects."""
+
+    run: Run
+    config: RunConfig
+    track: Track
+    actions: ActionSpace
+    threads: int
+
+
+def load_run_parts(run: Run) -> RunParts:
+    """Read a run's files.
+
+    Raises:
+        LocalTrainerError: If one is missing or holds something that is not allowed.
+    """
+    config = load_config(run.config_file)
+    return RunParts(
+        run=run,
+        config=config,
+        track=load_run_track(run),
+        actions=load_action_space(run.metadata_file),
+        threads=config.threads or num_cpus(),
+    )
+
+
+def open_reward(parts: RunParts) -> RewardFunction:
+    """Start the run's reward function; it loads while the caller goes on."""
+    log = parts.run.path / "logs" / "reward.log"
+    return RewardFunction(parts.run.reward_file, parts.track, log_path=log)
+
+
+def open_simulator(parts: RunParts, num_cars: int) -> Simulator:
+    """Return the simulator a run asks for."""
+    config = parts.config.simulator
+    if parts.run.environment_file.exists():
+        from sim.gym_simulator import GymSimulator
+
+        return GymSimulator(
+            parts.run.environment_file,
+            parts.track,
+            num_cars,
+            seed=parts.config.seed,
+            actions=[
+                {"steering_angle": action.steering_deg, "speed": action.speed_mps}
+                for action in parts.actions.actions
+            ],
+        )
+    from sim.embedded import EmbeddedSimulator
+
+    return EmbeddedSimulator(
+        parts.track,
+        num_cars,
+        seed=parts.config.seed,
+        channels=config.channels,
+        car=config.car,
+        randomization=config.randomization,
+    )
+
+
+def wants_bf16(config: RunConfig) -> bool:
+    """Return whether the update computes in bf16.
+
+    Raises:
+        ConfigError: If bf16 was asked for and the processor cannot do it.
+    """
+    if config.precision == "bf16" and not has_fast_bf16():
+        raise ConfigError(
+            "precision must be auto or fp32 on this processor (bf16 needs avx512_bf16 or "
+            "amx_bf16), got bf16."
+        )
+    return config.precision != "fp32" and has_fast_bf16() and not wants_gpu(config)
+
+
+def wants_gpu(config: RunConfig) -> bool:
+    """Return whether the network runs on a GPU.
+
+    Raises:
+        ConfigError: If a GPU was asked for and none answers.
+    """
+    if config.instance == "cpu":
+        return False
+    found = bool(gpus())
+    if config.instance == "gpu" and not found:
+        raise ConfigError("instance must be cpu or auto on this machine (no GPU answers), got gpu.")
+    return found
+
+
+def run_worker(run: Run, work: Callable[[], None]) -> int:
+    """Run a worker's whole work and write down what ended it.
+
+    Returns:
+        The process's exit status. A failure is in the run's ``failure.json``.
+    """
+    run.failure_file.unlink(missing_ok=True)
+    try:
+        work()
+    except LocalTrainerError as error:
+        _write_failure(run, str(error), error.exit_status)
+        return error.exit_status
+    except Exception as error:  # the top of a worker: write it down for the one who watches
+        traceback.print_exc()
+        _write_failure(run, f"{type(error).__name__}: {error}", 1)
+        return 1
+    return 0
+
+
+def _write_failure(run: Run, message: str, exit_status: int) -> None:
+    failure = {"message": message, "exit_status": exit_status}
+    print(message, file=sys.stderr)
+    try:
+        write_atomically(run.failure_file, json.dumps(failure, indent=2) + "\n")
+    except OSError as error:
+        print(f"failure.json cannot be written: {error}", file=sys.stderr)
+
+
+def run_of(path: str) -> Run:
+    """Return the run a worker was started for."""
+    return Run(Path(path))

@@ -1,0 +1,489 @@
+"""The trainer: plays episodes, improves the policy, evaluates it, keeps checkpoints.
+
+``python -m local_trainer.workers.trainer --run PATH``. A run that has checkpoints is gone on
+with. SIGINT and SIGTERM stop it cleanly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from local_trainer.checkpoints import (
+    BestAndLast,
+    Checkpoint,
+    TrainerState,
+    choose_checkpoint,
+    list_states,
+    remove_old,
+    write_pointers,
+)
+from local_trainer.episodes import Episode
+from local_trainer.errors import ConfigError, LocalTrainerError
+from local_trainer.hyperparameters import hyperparameters
+from local_trainer.metrics import TrainingMetrics, best_model_value
+from local_trainer.progress import (
+    EndEvent,
+    EpisodeEvent,
+    EvaluationEvent,
+    PhaseEvent,
+    ProgressLog,
+    UpdateEvent,
+)
+from local_trainer.rollout import (
+    Interrupted,
+    Rollout,
+    evaluation_starts,
+    training_exploration,
+    training_starts,
+)
+from local_trainer.runs import Run, find_run
+from local_trainer.simtrace import (
+    RunLog,
+    action_space_line,
+    best_model_lines,
+    episode_lines,
+    hyperparameters_text,
+    is_better,
+    policy_line,
+    restoring_line,
+    saving_line,
+    sensor_line,
+    world_line,
+    write_training_trace,
+)
+from local_trainer.step_files import write_steps
+from local_trainer.workers.setup import (
+    RunParts,
+    load_run_parts,
+    open_reward,
+    open_simulator,
+    run_of,
+    run_worker,
+    wants_bf16,
+    wants_gpu,
+)
+
+if TYPE_CHECKING:
+    from coach_presets.agent import LocalPPOAgent
+
+_NEW = TrainerState(0, 0, 0, 0, 0.0, 0)
+
+
+class Trainer:
+    """One start of a run's training, from its newest checkpoint to its end."""
+
+    def __init__(self, parts: RunParts, started: float) -> None:
+        """Build simulator, reward process and agent.
+
+        Args:
+            parts: The run.
+            started: `time.monotonic` when this start began; training time counts from here.
+        """
+        self._parts = parts
+        self._config = parts.config
+        self._run = parts.run
+        self._started = started
+        self._stop_reason: str | None = None
+        self._progress = ProgressLog(self._run.progress_file)
+        self._log = RunLog(self._run)
+        self._progress.write(PhaseEvent("setup", 0))
+        self._reward = open_reward(parts)
+        cars = self._config.simulator.num_cars
+        self._rollout = Rollout(
+            open_simulator(parts, cars), parts.actions, self._reward, self._config.seed
+        )
+        self._agent = self._build_agent()
+        self._saves = ThreadPoolExecutor(1, "save")
+        self._saving: Future[None] | None = None
+        self._state = self._restore()
+        self._seconds_before = self._state.seconds
+        self._metrics = TrainingMetrics(self._run, self._config.evaluation.best_metric)
+        self._metrics.truncate(self._state.episodes, self._state.evaluation_episodes)
+
+    def request_stop(self, reason: str) -> None:
+        """Ask the training to stop as soon as it can."""
+        self._stop_reason = self._stop_reason or reason
+
+    def train(self) -> EndEvent:
+        """Train until a limit, a steady policy or a request; return how it ended."""
+        self._log_header()
+        try:
+            if self._state.number == 0:
+                self._save(self._state)
+            while (end := self._reason_to_end()) is None:
+                self._iterate()
+        except Interrupted:
+            end = self._reason_to_end() or EndEvent("stopped", "stopped by the user")
+        self._finish_saving()
+        return end
+
+    def close(self, end: EndEvent) -> None:
+        """Write down how it ended and release everything."""
+        self._write_status(end.status, end.reason)
+        self._progress.write(end)
+        self._progress.close()
+        self._log.close()
+        self._reward.close()
+        self._rollout.simulator.close()
+        self._saves.shutdown()
+
+    def show_results(self) -> None:
+        """Drive the final laps with the best checkpoint, and write video, plots and page."""
+        from local_trainer.workers.evaluation import evaluate_checkpoint, show_run
+
+        if self._state.number == 0:
+            return
+        self._phase("report")
+        checkpoint = choose_checkpoint(self._run.model_dir)
+        evaluate_checkpoint(self._parts, self._rollout, checkpoint, self._config.evaluation.trials)
+        show_run(self._run)
+
+    # Set-up.
+
+    def _build_agent(self) -> LocalPPOAgent:
+        from coach_presets.agent import SessionSettings, build_agent
+        from coach_presets.checkpoints import CheckpointWriter
+        from coach_presets.preset import agent_parameters, load_preset, merge_preset
+
+        if self._run.preset_file.exists():
+            parameters = merge_preset(load_preset(self._run.preset_file))
+        else:
+            parameters = agent_parameters(self._config.ppo)
+        session = SessionSettings(
+            self._parts.threads, wants_bf16(self._config), wants_gpu(self._config)
+        )
+        agent = build_agent(
+            parameters,
+            len(self._parts.actions),
+            self._parts.actions.default_action,
+            self._config.seed,
+            session,
+        )
+        self._writer = CheckpointWriter(agent, self._run)
+        return agent
+
+    def _restore(self) -> TrainerState:
+        """Return where to go on from: the newest whole checkpoint, else another run's, else 0."""
+        from coach_presets.checkpoints import restore_state, restore_weights
+
+        states = list_states(self._run)
+        for state in reversed(states):
+            try:
+                restore_state(self._agent, self._run, state)
+            except ConfigError as error:
+                self._say(f"{error} Falling back to the checkpoint before it.")
+                continue
+            self._log.write(restoring_line(state.checkpoint.prefix(self._run.model_dir)))
+            return state
+        if states:
+            raise ConfigError(f"No checkpoint of run {self._run.name!r} can be read.")
+        source = self._config.pretrained
+        if source.run is not None:
+            other = find_run(source.run, self._run.path.parent)
+            checkpoint = choose_checkpoint(other.model_dir, source.checkpoint)
+            prefix = checkpoint.prefix(other.model_dir)
+            lacking = restore_weights(self._agent, prefix)
+            self._log.write(restoring_line(prefix))
+            if lacking:
+                self._say(f"{checkpoint.name} of {other.name} lacks {', '.join(lacking)}.")
+        return _NEW
+
+    def _log_header(self) -> None:
+        space = self._parts.actions
+        rows = [
+            {"steering_angle": a.steering_deg, "speed": a.speed_mps} for a in space.actions
+        ]
+        self._log.write(world_line(self._parts.track.name))
+        self._log.write(
+            sensor_line(
+                list(space.sensors), space.network, space.version, space.algorithm, "discrete"
+            )
+        )
+        self._log.write(action_space_line(rows))
+        self._log.write(hyperparameters_text(hyperparameters(self._config.ppo)))
+
+    # One iteration.
+
+    def _iterate(self) -> None:
+        number = self._state.number
+        self._phase("rollout")
+        episodes = self._play_training()
+        self._finish_saving()
+        self._phase("update")
+        update = self._update(episodes)
+        self._log_update(update)
+        state = replace(
+            self._state,
+            number=number + 1,
+            steps=self._state.steps + sum(len(e.steps) for e in episodes),
+            episodes=self._state.episodes + len(episodes),
+        )
+        trials: list[Episode] = []
+        if state.number % self._config.evaluation.every_iterations == 0:
+            self._phase("evaluation")
+            trials = self._play_evaluation(state)
+            state = self._judge(state, trials)
+        state = replace(state, seconds=self._seconds())
+        self._write_records(episodes, trials, number)
+        self._state = state
+        self._save(state)
+        self._write_status("running", "")
+
+    def _play_training(self) -> list[Episode]:
+        state, ppo = self._state, self._config.ppo
+        starts = training_starts(self._config, state.episodes, ppo.episodes_between_training)
+        episodes = []
+        steps = state.steps
+        for episode in self._rollout.play(
+            self._agent,
+            starts,
+            "training",
+            state.number,
+            training_exploration(ppo, state.steps),
+            keeps_pictures=True,
+            should_stop=self._should_stop,
+        ):
+            steps += len(episode.steps)
+            self._report(episode, steps)
+            episodes.append(episode)
+        return sorted(episodes, key=lambda episode: episode.index)
+
+    def _update(self, episodes: list[Episode]) -> UpdateEvent:
+        from coach_presets.agent import UpdateSettings
+
+        settings = UpdateSettings(
+            iteration=self._state.number,
+            seed=self._config.seed,
+            max_transitions=self._config.ppo.max_update_transitions,
+            bootstrap_time_up=self._config.ppo.bootstrap_time_up,
+        )
+        return self._agent.train_on_episodes(episodes, settings, self._interrupt_if_asked)
+
+    def _play_evaluation(self, state: TrainerState) -> list[Episode]:
+        starts = evaluation_starts(
+            self._config, state.evaluation_episodes, self._config.evaluation.trials
+        )
+        episodes = []
+        for episode in self._rollout.play(
+            self._agent, starts, "evaluation", state.number, should_stop=self._should_stop
+        ):
+            self._report(episode, state.steps)
+            episodes.append(episode)
+        return sorted(episodes, key=lambda episode: episode.index)
+
+    def _judge(self, state: TrainerState, trials: list[Episode]) -> TrainerState:
+        """Compare the new policy with the best so far; among equals the faster lap wins."""
+        metric = self._config.evaluation.best_metric
+        values = [best_model_value(trial, metric) for trial in trials]
+        mean = sum(values) / len(values)
+        laps = [trial.duration_s for trial in trials if trial.is_complete]
+        progress = sum(trial.progress for trial in trials) / len(trials)
+        lap = sum(laps) / len(laps) if laps else None
+        best = is_better(metric, mean, state.best_metric)
+        if best and mean == state.best_metric and state.best_lap_s is not None:
+            best = lap is not None and lap <= state.best_lap_s
+        name = state.checkpoint.name
+        self._log.write(
+            best_model_lines(metric, values, name, state.best_metric, state.best, is_best=best)
+        )
+        self._progress.write(
+            EvaluationEvent(
+                iteration=state.number,
+                checkpoint=name,
+                trials=len(trials),
+                completed=len(laps),
+                mean_progress_percent=progress,
+                best_lap_s=min(laps, default=None),
+                mean_lap_s=lap,
+                is_best=best,
+            )
+        )
+        self._last_metric = mean
+        is_steady = len(laps) == len(trials)
+        state = replace(
+            state,
+            evaluation_episodes=state.evaluation_episodes + len(trials),
+            steady_evaluations=state.steady_evaluations + 1 if is_steady else 0,
+        )
+        if not best:
+            return state
+        return replace(
+            state, best=name, best_metric=mean, best_progress_percent=progress, best_lap_s=lap
+        )
+
+    # Records.
+
+    def _report(self, episode: Episode, total_steps: int) -> None:
+        self._progress.write(
+            EpisodeEvent(
+                iteration=episode.iteration,
+                episode=episode.index,
+                phase=episode.phase,
+                status=episode.status.trace_name,
+                progress_percent=episode.progress,
+                reward=episode.total_reward,
+                steps=len(episode.steps),
+                duration_s=episode.duration_s,
+                total_steps=total_steps,
+            )
+        )
+
+    def _log_update(self, update: UpdateEvent) -> None:
+        self._progress.write(update)
+        for epoch, line in enumerate(self._agent.epoch_log):
+            self._log.write(
+                policy_line(
+                    line["Surrogate loss"],
+                    line["KL divergence"],
+                    line["Entropy"],
+                    epoch,
+                    line["learning_rate"],
+                )
+            )
+        self._agent.epoch_log.clear()
+
+    def _write_records(
+        self, episodes: list[Episode], trials: list[Episode], iteration: int
+    ) -> None:
+        starts_s = self._metrics.extend(episodes)
+        self._metrics.extend(trials)
+        self._metrics.write()
+        lines = write_training_trace(
+            self._run, iteration, episodes, starts_s, self._parts.track
+        )
+        self._log.write(lines)
+        self._log.write(episode_lines([*episodes, *trials], self._state.steps))
+        write_steps(self._run.steps_file("training", iteration), episodes)
+        if trials:
+            write_steps(self._run.steps_file("evaluation", iteration), trials)
+
+    def _save(self, state: TrainerState) -> None:
+        """Write a checkpoint while the next episodes are played; the weights stand still then."""
+        self._log.write(saving_line(state.checkpoint.prefix(self._run.model_dir)))
+        self._saving = self._saves.submit(self._write_checkpoint, state)
+
+    def _write_checkpoint(self, state: TrainerState) -> None:
+        self._writer.write(state)
+        best = Checkpoint.parse(state.best) if state.best else None
+        write_pointers(
+            self._run.model_dir,
+            BestAndLast(
+                best or state.checkpoint,
+                -1.0 if state.best_metric is None else state.best_metric,
+                state.checkpoint,
+                getattr(self, "_last_metric", -1.0),
+            ),
+        )
+        remove_old(self._run, best)
+
+    def _finish_saving(self) -> None:
+        if self._saving is not None:
+            self._saving.result()
+            self._saving = None
+
+    def _write_status(self, status: str, reason: str) -> None:
+        state = self._state
+        self._run.write_status(
+            replace(
+                self._run.read_status(),
+                status=status,
+                reason=reason,
+                updated=datetime.now(UTC).isoformat(timespec="seconds"),
+                iteration=state.number,
+                episodes=state.episodes,
+                steps=state.steps,
+                minutes=self._seconds() / 60.0,
+                best_checkpoint=state.best or "",
+                best_progress_percent=state.best_progress_percent,
+                best_lap_s=state.best_lap_s,
+            )
+        )
+
+    # When to end.
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _reason_to_end(self) -> EndEvent | None:
+        stop, state = self._config.stop, self._state
+        if self._stop_reason is not None:
+            return EndEvent("stopped", self._stop_reason)
+        if stop.minutes is not None and self._seconds() >= stop.minutes * 60.0:
+            return EndEvent("finished", f"{stop.minutes:g} minutes are over")
+        if stop.episodes is not None and state.episodes >= stop.episodes:
+            return EndEvent("finished", f"{state.episodes} episodes were played")
+        if state.number >= self._config.ppo.term_cond_max_episodes:
+            return EndEvent("finished", f"{state.number} updates were made")
+        if stop.until == "steady" and state.steady_evaluations >= stop.steady_evaluations:
+            return EndEvent(
+                "finished",
+                f"the model drives steadily: {state.steady_evaluations} evaluations in a row "
+                "with every lap complete",
+            )
+        return None
+
+    def _should_stop(self) -> bool:
+        minutes = self._config.stop.minutes
+        is_over = minutes is not None and self._seconds() >= minutes * 60.0
+        return is_over or self._stop_reason is not None
+
+    def _interrupt_if_asked(self) -> None:
+        if self._should_stop():
+            raise Interrupted
+
+    def _phase(self, phase: str) -> None:
+        self._progress.write(PhaseEvent(phase, self._state.number))
+
+    def _say(self, message: str) -> None:
+        self._progress.write(PhaseEvent("setup", 0, message))
+        self._log.write(message)
+        print(message, file=sys.stderr)
+
+
+def train_run(run: Run) -> None:
+    """Train a run to its end and make its plots, final evaluation and page."""
+    started = time.monotonic()
+    with run.lock():
+        parts = load_run_parts(run)
+        trainer = _start(run, parts, started)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: trainer.request_stop("stopped by the user"))
+        try:
+            end = trainer.train()
+        except LocalTrainerError as error:
+            trainer.close(EndEvent("failed", str(error)))
+            raise
+        except Exception as error:
+            trainer.close(EndEvent("failed", f"{type(error).__name__}: {error}"))
+            raise
+        trainer.show_results()
+        trainer.close(end)
+
+
+def _start(run: Run, parts: RunParts, started: float) -> Trainer:
+    run.write_status(replace(run.read_status(), status="running", reason=""))
+    try:
+        return Trainer(parts, started)
+    except LocalTrainerError as error:
+        run.write_status(replace(run.read_status(), status="failed", reason=str(error)))
+        raise
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the worker's command line."""
+    parser = argparse.ArgumentParser(prog="python -m local_trainer.workers.trainer")
+    parser.add_argument("--run", required=True, help="the run's folder")
+    run = run_of(parser.parse_args(arguments).run)
+    return run_worker(run, partial(train_run, run))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Reward functions to start from; each file runs unchanged on the real service."""
