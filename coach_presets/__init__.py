@@ -1,1 +1,1 @@
-"""Everything that touches Intel Coach and TensorFlow: presets, the PPO head, the agent, checkpoints."""
+"""Everything that touches Coach and TensorFlow: presets, PPO head, agent, checkpoints."""

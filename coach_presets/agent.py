@@ -14,11 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from coach_presets.compat import tf
+
 import numpy as np
-
-from coach_presets.compat import tf  # first: it makes Coach importable
-
-from rl_coach.agents.clipped_ppo_agent import (  # noqa: I001
+from rl_coach.agents.clipped_ppo_agent import (
     ClippedPPOAgent,
     ClippedPPOAgentParameters,
 )
@@ -49,6 +48,10 @@ _VALUE_BATCH = 128
 _MEASURES = ("surrogate loss", "value loss", "entropy", "KL divergence", "clip fraction")
 
 
+_KL = 3
+_RATE_FACTOR = 1.2
+
+
 class _NotFinite(Exception):
     """Raised when a measure of a minibatch is not a finite number."""
 
@@ -60,6 +63,15 @@ class _NotFinite(Exception):
 class LocalPPOAgent(ClippedPPOAgent):
     """Clipped PPO whose update takes whole episodes as arrays (`train_on_episodes`)."""
 
+    def __init__(self, parameters: ClippedPPOAgentParameters, parent: Any = None) -> None:
+        """Take Coach's parameters; the learning rate becomes something a step can be given."""
+        super().__init__(parameters, parent)
+        network = parameters.network_wrappers["main"]
+        self.learning_rate = float(network.learning_rate)
+        """Of the next gradient step; moves if the update is given a ``target_kl``."""
+        self._learning_rate = tf.placeholder(tf.float32, (), name="learning_rate")
+        network.learning_rate = lambda: self._learning_rate
+
     def set_session(self, sess: Any) -> None:
         """Build what the fast update needs, then let Coach initialise everything."""
         network = self.networks["main"].online_network
@@ -68,6 +80,9 @@ class LocalPPOAgent(ClippedPPOAgent):
         if network.network_parameters.clip_gradients:
             gradients = network.clipped_grads
         with tf.name_scope("fast_update"):
+            # All gradients before any weight moves: the backward pass reads the weights where
+            # they lie, and without this Adam changes upper layers under it.
+            gradients = tf.tuple(gradients)
             self._apply = network.optimizer.apply_gradients(
                 zip(gradients, network.weights, strict=True), global_step=network.global_step
             )
@@ -91,6 +106,7 @@ class LocalPPOAgent(ClippedPPOAgent):
         )
         self._value = sess.make_callable(network.outputs[0], feed_list=[state])
         self._feeds = [
+            self._learning_rate,
             state,
             network.inputs["output_1_0"],
             network.inputs["output_1_1"],
@@ -145,26 +161,28 @@ class LocalPPOAgent(ClippedPPOAgent):
         order = np.arange(len(batch.actions))
         if settings.max_transitions is not None and len(order) > settings.max_transitions:
             order = generator.choice(order, max(settings.max_transitions, size), replace=False)
-        epochs = self.ap.algorithm.optimization_epochs
-        for epoch in range(epochs):
+        for epoch in range(self.ap.algorithm.optimization_epochs):
             generator.shuffle(order)
             try:
-                mean = self.train_epoch(batch, order, size, before_minibatch)
+                measures = self.train_epoch(batch, order, size, settings, before_minibatch)
             except _NotFinite as error:
                 raise RunFailed(self._diverged(error, batch, settings.iteration, epoch)) from None
+            mean = measures.mean(axis=0)
             self._log_epoch(mean, epoch)
+            if len(measures) < len(order) // size:
+                break
         self.training_iteration += 1
         return UpdateEvent(
             iteration=settings.iteration,
             transitions=len(order) // size * size,
-            epochs=epochs,
+            epochs=epoch + 1,
             policy_loss=float(mean[0]),
             value_loss=float(mean[1]),
             entropy=float(mean[2]),
             kl_divergence=float(mean[3]),
             clip_fraction=float(mean[4]),
             explained_variance=batch.explained_variance,
-            learning_rate=float(self.ap.network_wrappers["main"].learning_rate),
+            learning_rate=self.learning_rate,
             seconds=time.monotonic() - started,
         )
 
@@ -173,6 +191,7 @@ class LocalPPOAgent(ClippedPPOAgent):
         batch: UpdateBatch,
         order: np.ndarray,
         size: int,
+        settings: UpdateSettings | None = None,
         before_minibatch: Callable[[], None] = lambda: None,
     ) -> np.ndarray:
         """Make one gradient step for each whole minibatch; a last partial one is left out.
@@ -181,16 +200,31 @@ class LocalPPOAgent(ClippedPPOAgent):
             batch: The transitions.
             order: Indices of those to learn from, in their order.
             size: Transitions in a minibatch.
+            settings: Says when to end early and how the learning rate moves; None: neither.
             before_minibatch: Called before each gradient step.
 
         Returns:
-            Means of surrogate loss, value loss, entropy, KL divergence and clip fraction.
+            Surrogate loss, value loss, entropy, KL divergence and clip fraction of each
+            minibatch before its step, shape (steps, 5).
         """
-        results = []
+        measures = []
         for start in range(0, len(order) - size + 1, size):
             before_minibatch()
-            results.append(self._minibatch(batch, order[start : start + size]))
-        return np.mean(results, axis=0)
+            measures.append(self._minibatch(batch, order[start : start + size]))
+            if settings is not None and self._is_too_far(measures[-1][_KL], settings):
+                break
+        return np.array(measures)
+
+    def _is_too_far(self, kl: float, settings: UpdateSettings) -> bool:
+        """Fit the learning rate to how far the policy has moved; say whether to end here."""
+        if settings.target_kl is not None:
+            if kl > 2.0 * settings.target_kl:
+                self.learning_rate /= _RATE_FACTOR
+            elif 0.0 < kl < 0.5 * settings.target_kl:
+                self.learning_rate *= _RATE_FACTOR
+            low, high = settings.learning_rate_range
+            self.learning_rate = min(max(self.learning_rate, low), high)
+        return settings.max_kl is not None and kl > settings.max_kl
 
     def prepare_batch(self, episodes: list[Episode], settings: UpdateSettings) -> UpdateBatch:
         """Return the episodes' transitions with advantages and value targets."""
@@ -235,6 +269,7 @@ class LocalPPOAgent(ClippedPPOAgent):
     def _minibatch(self, batch: UpdateBatch, chosen: np.ndarray) -> list[float]:
         ones = np.ones(1, np.float32)
         _, *result = self._update(
+            self.learning_rate,
             batch.pictures[chosen].astype(np.float32),
             batch.actions[chosen],
             batch.old_policy[chosen],
@@ -248,9 +283,7 @@ class LocalPPOAgent(ClippedPPOAgent):
             raise _NotFinite(result)
         return [float(value) for value in result]
 
-    def _diverged(
-        self, error: _NotFinite, batch: UpdateBatch, iteration: int, epoch: int
-    ) -> str:
+    def _diverged(self, error: _NotFinite, batch: UpdateBatch, iteration: int, epoch: int) -> str:
         bad = ", ".join(
             f"{name} is {value}"
             for name, value in zip(_MEASURES, error.values, strict=True)
@@ -258,7 +291,7 @@ class LocalPPOAgent(ClippedPPOAgent):
         )
         return (
             f"Training diverged in iteration {iteration}, epoch {epoch}: {bad}. Lower "
-            f"ppo.learning_rate (now {self.ap.network_wrappers['main'].learning_rate}) or the "
+            f"ppo.learning_rate (now {self.learning_rate:g}) or the "
             f"reward's size (largest value target {np.abs(batch.targets).max():.3g})."
         )
 
@@ -269,7 +302,7 @@ class LocalPPOAgent(ClippedPPOAgent):
                 "KL divergence": float(mean[3]),
                 "Entropy": float(mean[2]),
                 "training epoch": epoch,
-                "learning_rate": float(self.ap.network_wrappers["main"].learning_rate),
+                "learning_rate": self.learning_rate,
             }
         )
 
@@ -290,6 +323,11 @@ class UpdateSettings:
     max_transitions: int | None = None
     """Most transitions to learn from; a random choice if there are more."""
     bootstrap_time_up: bool = True
+    max_kl: float | None = None
+    """The update ends early once the policy has moved this far from the one that acted."""
+    target_kl: float | None = None
+    """How far an update should move the policy; the learning rate follows. None: it stays."""
+    learning_rate_range: tuple[float, float] = (1e-4, 2e-3)
 
 
 @dataclass(frozen=True)

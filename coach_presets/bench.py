@@ -1,9 +1,9 @@
 """One side of ``bench ppo``: makes one update each time a line arrives on standard input.
 
-``python -m coach_presets.bench SIDE TRANSITIONS THREADS``; SIDE is ``stock`` (unmodified Coach),
-``ours_fp32``, ``ours_bf16`` or ``limit_fp32``/``limit_bf16`` (plain TensorFlow with the data
-resident). Answers with the seconds the update took. All sides have the same network, batch of
-64, one epoch and Adam.
+``python -m coach_presets.bench SIDE TRANSITIONS THREADS``; SIDE is ``stock``
+(unmodified Coach), ``ours_fp32``, ``ours_bf16`` or ``limit_fp32``/``limit_bf16`` (plain
+TensorFlow with the data resident). Answers with the seconds the update took. All sides have the
+same network, batch of 64, one epoch and Adam.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ def _data(transitions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _stock(transitions: int) -> Callable[[], Any]:
-    from coach_presets.agent import coach_level
     from coach_presets.compat import tf
-    from coach_presets.preset import CAMERA, agent_parameters
-    from local_trainer.config import PpoConfig
 
-    from rl_coach.agents.clipped_ppo_agent import ClippedPPOAgent  # noqa: I001
+    from rl_coach.agents.clipped_ppo_agent import ClippedPPOAgent
     from rl_coach.architectures.head_parameters import PPOHeadParameters, VHeadParameters
     from rl_coach.base_parameters import TaskParameters
     from rl_coach.core_types import Batch, Transition
     from rl_coach.logger import screen
+
+    from coach_presets.agent import coach_level
+    from coach_presets.preset import CAMERA, agent_parameters
+    from local_trainer.config import PpoConfig
 
     parameters = agent_parameters(PpoConfig(batch_size=BATCH_SIZE, learning_rate=1e-6))
     parameters.network_wrappers["main"].heads_parameters = [VHeadParameters(), PPOHeadParameters()]
@@ -105,9 +106,7 @@ def _limit(transitions: int, threads: int, use_bf16: bool) -> Callable[[], Any]:
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     if use_bf16:
-        tf.config.optimizer.set_experimental_options(
-            {"auto_mixed_precision_onednn_bfloat16": True}
-        )
+        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
     value, policy = _PlainNetwork(tf, 1), _PlainNetwork(tf, NUM_ACTIONS)
     weights = [*value.weights, *policy.weights]
     slots = [(tf.Variable(tf.zeros_like(w)), tf.Variable(tf.zeros_like(w))) for w in weights]

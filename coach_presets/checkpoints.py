@@ -12,11 +12,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from coach_presets.compat import tf
+
 import numpy as np
 
 from coach_presets.agent import ONLINE, POLICY_NODE, LocalPPOAgent
-from coach_presets.compat import tf
-from local_trainer.checkpoints import Checkpoint, TrainerState, state_files, write_state
+from local_trainer.checkpoints import TrainerState, write_state
 from local_trainer.errors import ConfigError
 from local_trainer.runs import Run, write_atomically
 
@@ -30,7 +31,7 @@ class CheckpointWriter:
         self._run = run
         weights = agent.networks["main"].online_network.weights
         names = {variable.name for variable in weights}
-        others = [v for v in tf.global_variables() if v.name not in names]
+        others = [v for v in _variables(agent) if v.name not in names]
         self._weights = tf.train.Saver(weights, max_to_keep=None)
         self._optimizer = tf.train.Saver(others, max_to_keep=None)
         graph = self._session.graph.as_graph_def()
@@ -93,11 +94,12 @@ def restore_state(agent: LocalPPOAgent, run: Run, state: TrainerState) -> None:
     Raises:
         ConfigError: If a file is damaged or missing.
     """
-    prefixes = [state.checkpoint.prefix(run.model_dir), run.path / "resume" / f"{state.number}.ckpt"]
+    optimizer = run.path / "resume" / f"{state.number}.ckpt"
+    prefixes = [state.checkpoint.prefix(run.model_dir), optimizer]
     values: dict[str, np.ndarray] = {}
     for prefix in prefixes:
         values |= read_checkpoint(prefix)
-    variables = {v.op.name: v for v in tf.global_variables()}
+    variables = {v.op.name: v for v in _variables(agent)}
     missing = sorted(variables.keys() - values.keys())
     if missing:
         raise ConfigError(f"checkpoint {state.checkpoint.name} lacks {missing[0]}.")
@@ -154,9 +156,15 @@ def read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
 
 def _assign(agent: LocalPPOAgent, values: dict[str, np.ndarray]) -> None:
     session = agent.networks["main"].online_network.sess
-    for variable in tf.global_variables():
+    for variable in _variables(agent):
         if variable.op.name in values:
             variable.load(values[variable.op.name], session)
+
+
+def _variables(agent: LocalPPOAgent) -> list[Any]:
+    """Return everything that changes while an agent learns: weights, optimizer, step counter."""
+    with agent.networks["main"].online_network.sess.graph.as_default():
+        return list(tf.global_variables())
 
 
 class FrozenPolicy:
@@ -194,13 +202,3 @@ class FrozenPolicy:
     def close(self) -> None:
         """Free the graph."""
         self._session.close()
-
-
-__all__ = [
-    "Checkpoint",
-    "CheckpointWriter",
-    "FrozenPolicy",
-    "read_checkpoint",
-    "restore_state",
-    "restore_weights",
-]

@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import sys
+import threading
 import warnings
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -23,6 +24,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_REMOVE", "Softmax")
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 warnings.filterwarnings("ignore", category=SyntaxWarning, module=r"rl_coach.*")
+# "tf.layers.dense is deprecated" and the like, each time Coach builds a network.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"tensorflow\.python\.keras.*")
 warnings.filterwarnings("ignore", message=".*pkg_resources is deprecated.*")
 
 
@@ -62,10 +65,18 @@ def _import_coach() -> None:
     slow = [name for name in ("pandas", "scipy.signal", "redis") if name not in sys.modules]
     sys.modules.update({name: _LateModule(name) for name in slow})
     try:
-        import rl_coach.agents.clipped_ppo_agent  # noqa: F401
+        import rl_coach.agents.clipped_ppo_agent
+        import rl_coach.level_manager  # noqa: F401
     finally:
         for name in slow:
             del sys.modules[name]
+
+
+def _keep_locks_in_this_process() -> None:
+    """Coach starts two server processes for the locks of an agent's memory; threads are enough."""
+    import rl_coach.utils
+
+    rl_coach.utils.Manager = lambda: threading
 
 
 def _install() -> Any:
@@ -100,6 +111,7 @@ def _install() -> Any:
     for name in ("annoy", "pygame", "pygame.locals"):
         _stand_in(name)
     _import_coach()
+    _keep_locks_in_this_process()
     return tf
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from coach_presets.compat import tf  # first: it makes Coach importable
+from coach_presets.compat import tf
 
-from rl_coach.architectures.head_parameters import PPOHeadParameters  # noqa: I001
+from rl_coach.architectures.head_parameters import PPOHeadParameters
 from rl_coach.architectures.tensorflow_components.heads.ppo_head import PPOHead
 
 PROBABILITY_FLOOR = 1e-8

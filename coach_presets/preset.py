@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from coach_presets.compat import tf  # noqa: F401  (first: it makes Coach importable)
+from coach_presets.compat import tf  # noqa: F401
 
-from rl_coach.agents.clipped_ppo_agent import (  # noqa: I001
+from rl_coach.agents.clipped_ppo_agent import (
     ClippedPPOAgentParameters,
     ClippedPPOAlgorithmParameters,
     ClippedPPONetworkParameters,
@@ -107,10 +107,10 @@ def agent_parameters(ppo: PpoConfig) -> ClippedPPOAgentParameters:
 def graph_manager(ppo: PpoConfig) -> Any:
     """Return the preset as Coach's own command runs it, on the environment `DeepRacer-v0`."""
     from rl_coach.base_parameters import VisualizationParameters
+    from rl_coach.core_types import EnvironmentSteps, TrainingSteps
     from rl_coach.environments.gym_environment import GymVectorEnvironment
     from rl_coach.graph_managers.basic_rl_graph_manager import BasicRLGraphManager
     from rl_coach.graph_managers.graph_manager import ScheduleParameters
-    from rl_coach.core_types import EnvironmentSteps, TrainingSteps
 
     schedule = ScheduleParameters()
     schedule.improve_steps = TrainingSteps(ppo.term_cond_max_episodes)

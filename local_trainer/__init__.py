@@ -1,1 +1,1 @@
-"""Local trainer for DeepRacer-style cars: config, runs, rewards, rollouts, plots and the command line."""
+"""Trains DeepRacer-style cars: settings, runs, rewards, rollouts, records and the commands."""

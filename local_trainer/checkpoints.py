@@ -134,7 +134,7 @@ def _pointed_at(model_dir: Path, which: str) -> Checkpoint | None:
 
 
 def remove_old(run: Run, best: Checkpoint | None) -> None:
-    """Keep the newest four checkpoints and the best, and what is needed to resume the newest two."""
+    """Keep the newest four checkpoints and the best, and what resuming the newest two needs."""
     known = list_checkpoints(run.model_dir)
     for checkpoint in known[:-KEPT_NEWEST]:
         if checkpoint != best:
@@ -160,6 +160,8 @@ class TrainerState:
     """Wall time of all starts together."""
     steady_evaluations: int
     """Evaluations in a row with every lap complete."""
+    learning_rate: float | None = None
+    """Of the next update, where it moves (``ppo.target_kl``)."""
     best: str | None = None
     """Name of the best checkpoint."""
     best_metric: float | None = None

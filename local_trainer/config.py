@@ -186,6 +186,14 @@ class PpoConfig(_Part):
     max_update_transitions: int | None = Field(default=None, ge=1)
     """Most transitions one update learns from, the rest is left out evenly. None: all."""
 
+    target_kl: float | None = Field(default=0.03, gt=0.0)
+    """How far an update should move the policy (KL divergence): the learning rate rises and falls
+    to keep to it, between a tenth of and twice ``learning_rate``. None: it stays."""
+
+    max_kl: float | None = Field(default=0.15, gt=0.0)
+    """An update ends early once the policy has moved this far (KL divergence) from the one that
+    played. Guards against a step too far, from which a policy does not come back. None: never."""
+
     bootstrap_time_up: bool = True
     """Estimate the future of an episode that was cut off by ``max_steps``. The service counts
     it as over."""
@@ -355,6 +363,8 @@ PROFILES: dict[str, dict[str, Any]] = {
             "optimization_epochs": 10,
             "discount_factor": 0.999,
             "max_update_transitions": None,
+            "target_kl": None,
+            "max_kl": None,
             "bootstrap_time_up": False,
         },
         "evaluation": {"max_steps": 100_000},

@@ -364,6 +364,9 @@ def _display(picture: bytes) -> None:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is not None and hasattr(shell, "kernel"):
-        from IPython.display import Image, display
+        from IPython.display import (  # type: ignore[import-not-found,unused-ignore]
+            Image,
+            display,
+        )
 
         display(Image(data=picture, format="png"))

@@ -7,12 +7,11 @@ from, and (without pictures) what a run keeps on disk, one ``.npz`` an iteration
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from sim.simulator import EpisodeStart
-from sim.steps import STEP_DTYPE, EpisodeStatus
+from sim.steps import EpisodeStatus
 
 
 @dataclass(frozen=True)

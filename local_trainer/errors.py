@@ -1,10 +1,10 @@
 """The errors a caller may want to tell apart; every message says what, allowed, got.
 
-    LocalTrainerError
-    ├── ConfigError           a value the user gave is wrong (exit status 2)
-    ├── RewardFunctionError   the user's reward function failed
-    ├── NotFound              a run, checkpoint or file does not exist (exit status 2)
-    └── RunFailed             a run could not go on
+LocalTrainerError
+├── ConfigError           a value the user gave is wrong (exit status 2)
+├── RewardFunctionError   the user's reward function failed (exit status 2)
+├── NotFound              a run, checkpoint or file does not exist (exit status 2)
+└── RunFailed             a run could not go on
 """
 
 from __future__ import annotations

@@ -109,6 +109,7 @@ class ProgressLog:
     def __init__(self, path: Path) -> None:
         """Open the file for appending; a resumed run goes on in it."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_half_line(path)
         self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, event: Event) -> None:
@@ -118,6 +119,14 @@ class ProgressLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut off what a killed process left behind its last whole line."""
+    if path.exists():
+        data = path.read_bytes()
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
 
 
 def parse_event(line: str) -> Event:

@@ -7,8 +7,11 @@ episodes, in-training evaluations and final ones.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Event
 from typing import Protocol
 
 import numpy as np
@@ -200,6 +203,59 @@ class Rollout:
         )
 
 
+def play_together(
+    workers: Sequence[Rollout],
+    policy: Policy,
+    starts: list[EpisodeStart],
+    phase: str,
+    iteration: int,
+    exploration: Exploration = GREEDY,
+    keeps_pictures: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Episode]:
+    """Play episodes with several workers, each in a thread of its own, and yield them as they end.
+
+    With W workers, worker i plays the episodes whose number is i modulo W. The arguments are
+    those of `Rollout.play`; the policy is called from several threads at once.
+
+    Raises:
+        Interrupted: If ``should_stop`` said so.
+        RewardFunctionError: If the reward function failed. The other workers stop too.
+    """
+    settings = (phase, iteration, exploration, keeps_pictures)
+    if len(workers) == 1:
+        yield from workers[0].play(policy, starts, *settings, should_stop)
+        return
+    is_over = Event()
+    results: SimpleQueue[Episode | BaseException | None] = SimpleQueue()
+
+    def work(number: int) -> None:
+        share = [start for start in starts if start.episode % len(workers) == number]
+        try:
+            for episode in workers[number].play(
+                policy, share, *settings, lambda: is_over.is_set() or should_stop()
+            ):
+                results.put(episode)
+            results.put(None)
+        except BaseException as error:  # raised again where the episodes are waited for
+            results.put(error)
+
+    with ThreadPoolExecutor(len(workers), "rollout") as threads:
+        try:
+            threads.map(work, range(len(workers)))
+            num_working = len(workers)
+            while num_working:
+                result = results.get()
+                if isinstance(result, Episode):
+                    yield result
+                elif result is None:
+                    num_working -= 1
+                else:
+                    raise result
+        finally:
+            is_over.set()
+
+
 def pick_actions(
     probabilities: np.ndarray, chances: np.ndarray, exploration: Exploration
 ) -> np.ndarray:
@@ -215,12 +271,13 @@ def pick_actions(
         # float64, and scaled by the sum: float32 rows sum to 1 only nearly.
         levels = np.cumsum(probabilities, axis=1, dtype=np.float64)
         below = levels <= chances[:, :1] * levels[:, -1:]
-        return np.minimum(below.sum(axis=1), num_actions - 1)
-    best = probabilities.argmax(axis=1)
+        chosen: np.ndarray = np.minimum(below.sum(axis=1), num_actions - 1)
+        return chosen
+    chosen = probabilities.argmax(axis=1)
     if exploration.kind == "e-greedy":
         anything = (chances[:, 1] * num_actions).astype(np.int64)
-        return np.where(chances[:, 0] < exploration.epsilon, anything, best)
-    return best
+        chosen = np.where(chances[:, 0] < exploration.epsilon, anything, chosen)
+    return chosen
 
 
 def training_starts(config: RunConfig, first_episode: int, count: int) -> list[EpisodeStart]:

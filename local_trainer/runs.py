@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from local_trainer.errors import ConfigError, NotFound, unknown_name
@@ -30,7 +30,7 @@ class RunStatus:
     track: str
     status: str
     """``created``, ``running``, ``finished``, ``stopped`` or ``failed``; shown as ``interrupted``
-    when the file says running but no process holds the run."""
+    when the file says running but no process holds the run, ``damaged`` if it cannot be read."""
     created: str
     """UTC, ISO 8601."""
     updated: str
@@ -156,10 +156,15 @@ class Run:
             NotFound: If the folder holds no run.
         """
         try:
-            status = RunStatus(**json.loads(self.status_file.read_text(encoding="utf-8")))
+            data = json.loads(self.status_file.read_text(encoding="utf-8"))
+            known = {field.name for field in fields(RunStatus)}
+            status = RunStatus(**{key: value for key, value in data.items() if key in known})
         except FileNotFoundError:
             raise NotFound(f"{self.path} is not a run: it has no status.json.") from None
-        if status.status in ("running", "created") and not self.is_locked():
+        except (ValueError, TypeError, AttributeError):
+            # One damaged file must not hide the other runs.
+            return RunStatus(self.name, self.name, "", "damaged", "", "", "status.json is damaged")
+        if status.status == "running" and not self.is_locked():
             return RunStatus(**{**asdict(status), "status": "interrupted"})
         return status
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from typing import Any
 
 import numba
@@ -37,9 +38,15 @@ from sim.track import Track, TrackArrays, start_pose
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 _PARALLEL_FROM_CARS = 8
-"""With fewer cars than this, waking the other threads costs more than they save."""
+"""With fewer cars than this, waking the other threads costs more than they save, above all where
+they have to wait for a core."""
 
-_MAX_LATENCY_STEPS = 8
+_parallel_kernels = threading.Lock()
+"""Held around them: without an OpenMP library, numba's threads cannot serve two callers at once."""
+
+_PENDING_STEPS = 16
+"""Commands kept a car: more than the longest latency (8), and a power of two."""
+
 _LINE_END_M = 1e-9
 
 _OK = 0
@@ -143,7 +150,7 @@ class EmbeddedSimulator:
             self.observations[..., 0] if self._is_filmed_in_kernel else _NO_PICTURES,
             self._bodies,
             self._episodes,
-            np.zeros((num_cars, _MAX_LATENCY_STEPS + 1, 2)),
+            np.zeros((num_cars, _PENDING_STEPS, 2)),
             np.zeros(num_cars + 1, np.int64),
             np.zeros((num_cars, 4, 2)),
             self._cars,
@@ -168,7 +175,11 @@ class EmbeddedSimulator:
             begin(self._episodes, car, start, friction_scale, latency_steps)
             self._x[k] = start.lateral_offset_m
             self._yaw[k] = start.yaw_offset_rad
-        _place_cars(self._world, count)
+        if count < _PARALLEL_FROM_CARS:
+            _place_cars(self._world, count)
+        else:
+            with _parallel_kernels:
+                _place_cars_in_parallel(self._world, count)
         if not self._is_filmed_in_kernel:
             self._film(count)
 
@@ -183,8 +194,12 @@ class EmbeddedSimulator:
         self._steering_deg[:count] = steering_deg
         self._speed_mps[:count] = speed_mps
         steps = np.empty(count, STEP_DTYPE)
-        step_cars = _step_cars if count < _PARALLEL_FROM_CARS else _step_cars_in_parallel
-        self._check(step_cars(self._world, count, steps))
+        if count < _PARALLEL_FROM_CARS:
+            outcome = _step_cars(self._world, count, steps)
+        else:
+            with _parallel_kernels:
+                outcome = _step_cars_in_parallel(self._world, count, steps)
+        self._check(outcome)
         if self._looks is not None:
             self._looks["frame"][self._cars[:count]] += 1
         if not self._is_filmed_in_kernel:
@@ -240,14 +255,15 @@ class EmbeddedSimulator:
 
     def _film(self, count: int) -> None:
         cars = self._cars[:count]
-        self._camera.render(
-            cars,
-            self._x[:count],
-            self._y[:count],
-            self._yaw[:count],
-            self.observations,
-            None if self._looks is None else self._looks[cars],
-        )
+        with _parallel_kernels:
+            self._camera.render(
+                cars,
+                self._x[:count],
+                self._y[:count],
+                self._yaw[:count],
+                self.observations,
+                None if self._looks is None else self._looks[cars],
+            )
 
 
 _PLAIN = RandomizationConfig()
@@ -303,14 +319,25 @@ def _check_step(world: _World, count: int) -> tuple[int, int]:
 
 @numba.njit(nogil=True, cache=True)
 def _place_cars(world: _World, count: int) -> None:
-    """Put cars on their starting poses; x and yaw bring the offsets and become poses."""
     for k in range(count):
-        i = world.cars[k]
-        episode = world.episodes[i]
-        x, y, yaw = start_pose(world.track, episode.is_reversed, episode.start_fraction, world.x[k])
-        place(world.bodies, i, x, y, yaw + world.yaw[k])
-        world.pending[i] = 0.0
-        _show(world, i, k)
+        _place_car(world, k)
+
+
+@numba.njit(nogil=True, cache=True, parallel=True)
+def _place_cars_in_parallel(world: _World, count: int) -> None:
+    for k in numba.prange(count):
+        _place_car(world, k)
+
+
+@numba.njit(nogil=True, cache=True)
+def _place_car(world: _World, k: int) -> None:
+    """Put the k-th car of a call on its start; x and yaw bring the offsets and become poses."""
+    i = world.cars[k]
+    episode = world.episodes[i]
+    x, y, yaw = start_pose(world.track, episode.is_reversed, episode.start_fraction, world.x[k])
+    place(world.bodies, i, x, y, yaw + world.yaw[k])
+    world.pending[i] = 0.0
+    _show(world, i, k)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -340,10 +367,10 @@ def _step_car(world: _World, k: int, steps: np.ndarray) -> None:
     body = world.bodies[i]
     steering_deg = clip(world.steering_deg[k], -car.max_steering_deg, car.max_steering_deg)
     speed_mps = clip(world.speed_mps[k], car.min_speed_mps, car.max_speed_mps)
-    slots = world.pending.shape[1]
-    world.pending[i, episode.steps % slots, 0] = math.radians(steering_deg)
-    world.pending[i, episode.steps % slots, 1] = speed_mps
-    late_slot = (episode.steps + slots - episode.latency_steps) % slots
+    slot = episode.steps & (_PENDING_STEPS - 1)
+    late_slot = (episode.steps - episode.latency_steps) & (_PENDING_STEPS - 1)
+    world.pending[i, slot, 0] = math.radians(steering_deg)
+    world.pending[i, slot, 1] = speed_mps
     old_x, old_y = body.x, body.y
     drive(
         car,
@@ -353,7 +380,7 @@ def _step_car(world: _World, k: int, steps: np.ndarray) -> None:
         world.bodies,
         i,
     )
-    body.yaw -= 2.0 * math.pi * round(body.yaw / (2.0 * math.pi))
+    body.yaw -= 2.0 * math.pi * math.floor(body.yaw / (2.0 * math.pi) + 0.5)
 
     step = steps[k]
     step.origin_x = body.x

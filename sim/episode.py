@@ -7,6 +7,7 @@ seconds in which nothing moves, here the clock jumps by them and the next step f
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numba
 import numpy as np
@@ -99,6 +100,7 @@ def check_start(start: EpisodeStart) -> None:
     check_rules(start.rules)
 
 
+@lru_cache(maxsize=16)  # every start of a run brings the same rules
 def check_rules(rules: EpisodeRules) -> None:
     """Check the rules of an episode.
 

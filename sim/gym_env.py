@@ -97,23 +97,25 @@ class Drive:
         self._params = RewardParams(self._track)
         self._car = np.zeros(1, np.int64)
         self._next_episode = 0
+        self._next_start: EpisodeStart | None = None
+        self.last_step: np.ndarray | None = None
+        """The last step, shape (1,), dtype `sim.steps.STEP_DTYPE`; None before the first."""
 
     def reseed(self, seed: int) -> None:
         """Make everything random from a new seed, and begin with episode 0 again."""
         self._simulator.reseed(seed)
         self._next_episode = 0
 
+    def begin_next_at(self, start: EpisodeStart) -> None:
+        """Let the next `reset` begin this episode; later ones go on from its number."""
+        self._next_start = start
+
     def reset(self) -> np.ndarray:
         """Begin the next episode and return the first picture."""
-        episode = self._next_episode
-        self._next_episode += 1
-        start = EpisodeStart(
-            episode,
-            fraction=episode * self._start_advance % 1.0,
-            is_reversed=self._alternate_direction and episode % 2 == 1,
-            rules=self._rules,
-        )
+        start = self._next_start or self._usual_start()
         self._simulator.reset(self._car, [start])
+        self._next_start = None
+        self._next_episode = start.episode + 1
         return self.picture()
 
     def step(self, action: int) -> tuple[np.ndarray, float, EpisodeStatus, bool, dict[str, Any]]:
@@ -126,6 +128,7 @@ class Drive:
             raise ValueError(f"action must be from 0 to {len(self.actions) - 1}, got {action}")
         steering_deg, speed_mps = self.actions[action]
         steps = self._simulator.step(self._car, np.array([steering_deg]), np.array([speed_mps]))
+        self.last_step = steps
         # Two dicts, since a reward function may change what it gets.
         params, info = self._params.dicts(np.repeat(steps, 2))
         reward = float(self._reward_function(params))
@@ -145,6 +148,15 @@ class Drive:
     def close(self) -> None:
         """Release the simulator."""
         self._simulator.close()
+
+    def _usual_start(self) -> EpisodeStart:
+        episode = self._next_episode
+        return EpisodeStart(
+            episode,
+            fraction=episode * self._start_advance % 1.0,
+            is_reversed=self._alternate_direction and episode % 2 == 1,
+            rules=self._rules,
+        )
 
 
 def _check_actions(actions: Sequence[Action], car: CarConfig) -> None:
@@ -251,6 +263,10 @@ class DeepRacerEnv(gym.Env):  # type: ignore[misc]
         """Make everything random from a seed, and begin with episode 0 again."""
         self.drive.reseed(seed or 0)
         return [seed or 0]
+
+    def begin_next_at(self, start: EpisodeStart) -> None:
+        """Let the next `reset` begin this episode; later ones go on from its number."""
+        self.drive.begin_next_at(start)
 
     def reset(self) -> np.ndarray:
         """Begin the next episode and return the first picture."""

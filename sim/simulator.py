@@ -89,9 +89,7 @@ class Simulator(Protocol):
             ValueError: If an index or a start is out of range.
         """
 
-    def step(
-        self, cars: np.ndarray, steering_deg: np.ndarray, speed_mps: np.ndarray
-    ) -> np.ndarray:
+    def step(self, cars: np.ndarray, steering_deg: np.ndarray, speed_mps: np.ndarray) -> np.ndarray:
         """Drive the named cars for one camera frame (1/15 s).
 
         Args:

@@ -65,4 +65,6 @@ class EpisodeStatus(IntEnum):
     @property
     def label(self) -> str:
         """Return the label written into metrics files, e.g. ``Off track``."""
-        return {EpisodeStatus.TIME_UP: "Time Up"}.get(self, self.name.replace("_", " ").capitalize())
+        if self is EpisodeStatus.TIME_UP:
+            return "Time Up"
+        return self.name.replace("_", " ").capitalize()

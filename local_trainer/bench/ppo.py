@@ -61,12 +61,23 @@ def run(rounds: int = 3) -> dict[str, Any]:
 
 def _start(side: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "coach_presets.bench", side, str(TRANSITIONS), str(num_cpus())],
+        [
+            sys.executable,
+            "-m",
+            "coach_presets.bench",
+            side,
+            str(TRANSITIONS),
+            str(num_cpus()),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
+
+
+def _command(side: str) -> str:
+    return f"python -m coach_presets.bench {side} {TRANSITIONS} {num_cpus()}"
 
 
 def _answer(side: str, process: subprocess.Popen[str]) -> str:
@@ -75,6 +86,6 @@ def _answer(side: str, process: subprocess.Popen[str]) -> str:
     if not line:
         raise RunFailed(
             f"bench ppo: the side {side} ended with status {process.wait()}; see what it prints: "
-            f"{sys.executable} -m coach_presets.bench {side} {TRANSITIONS} {num_cpus()}"
+            f"{_command(side)}"
         )
     return line.strip()

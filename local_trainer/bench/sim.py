@@ -32,7 +32,7 @@ class RandomDriver:
 
     def __init__(self, track_name: str, num_cars: int, seed: int = 0) -> None:
         """Place the cars round the track."""
-        track = load_track(track_name)
+        self._track = track = load_track(track_name)
         rng = np.random.default_rng(seed)
         self.num_cars = num_cars
         self._simulator = EmbeddedSimulator(track, num_cars, seed)
@@ -42,6 +42,7 @@ class RandomDriver:
         self._actions = ACTIONS[rng.integers(len(ACTIONS), size=(_PREPARED_STEPS, num_cars))]
         self._steps = 0
         self._episodes = 0
+        self._last_starts: list[EpisodeStart] = []
         self._reset(self._cars)
 
     def step(self) -> np.ndarray:
@@ -49,10 +50,16 @@ class RandomDriver:
         action = self._actions[self._steps % _PREPARED_STEPS]
         self._steps += 1
         steps = self._simulator.step(self._cars, action[:, 0], action[:, 1])
-        done = steps["done"]
-        if done.any():
-            self._reset(self._cars[done])
+        self._last_starts = []
+        done = steps["done"].nonzero()[0]
+        if len(done):
+            self._reset(done)
         return steps
+
+    def restarts(self) -> np.ndarray:
+        """Return x, y and yaw of the cars that the last step restarted, shape (3, n)."""
+        poses = [self._track.pose_at(start.fraction) for start in self._last_starts]
+        return np.array(poses).reshape(-1, 3).T
 
     def step_with_reward(self) -> None:
         """Do the same, and judge every step with a reward function in Python."""
@@ -60,29 +67,43 @@ class RandomDriver:
             self._reward_function(params)
 
     def _reset(self, cars: np.ndarray) -> None:
-        starts = []
-        for _ in cars:
-            fraction = self._episodes * _START_ADVANCE % 1.0
-            starts.append(EpisodeStart(self._episodes, fraction))
-            self._episodes += 1
-        self._simulator.reset(cars, starts)
+        first = self._episodes
+        self._episodes += len(cars)
+        self._last_starts = [
+            EpisodeStart(episode, fraction=episode * _START_ADVANCE % 1.0)
+            for episode in range(first, self._episodes)
+        ]
+        self._simulator.reset(cars, self._last_starts)
 
 
 class Lookup:
-    """The same pictures' pixels looked up in the ground picture, and nothing else."""
+    """The pixels of the pictures a drive takes, looked up in the ground picture; nothing else."""
 
     def __init__(self, track_name: str, num_cars: int) -> None:
-        """Spread the cameras round the track."""
-        track = load_track(track_name)
-        poses = [track.pose_at(car / num_cars) for car in range(num_cars)]
-        self._camera = Camera(track)
-        self._cars = np.arange(num_cars)
-        self._x, self._y, self._yaw = np.ascontiguousarray(np.array(poses).T)
-        self._out = np.zeros((num_cars, CAMERA_HEIGHT_PX, CAMERA_WIDTH_PX, 1), np.uint8)
+        """Drive for a while and note where pictures are taken."""
+        self._camera = Camera(load_track(track_name))
+        self._poses = _poses_of_pictures(track_name, num_cars)
+        most = max(poses.shape[1] for poses in self._poses)
+        self._out = np.zeros((most, CAMERA_HEIGHT_PX, CAMERA_WIDTH_PX, 1), np.uint8)
+        self._cars = np.arange(most)
+        self._steps = 0
 
     def step(self) -> None:
-        """Look up one picture a car."""
-        self._camera.lookup_baseline(self._cars, self._x, self._y, self._yaw, self._out)
+        """Look up the pictures of one step of all cars."""
+        x, y, yaw = self._poses[self._steps % len(self._poses)]
+        self._steps += 1
+        self._camera.lookup_baseline(self._cars[: len(x)], x, y, yaw, self._out)
+
+
+def _poses_of_pictures(track_name: str, num_cars: int) -> list[np.ndarray]:
+    """Return x, y and yaw of all pictures of each step, shape (3, n): n - num_cars are restarts."""
+    driver = RandomDriver(track_name, num_cars)
+    poses = []
+    for _ in range(_PREPARED_STEPS):
+        steps = driver.step()
+        driven = np.array([steps["origin_x"], steps["origin_y"], steps["yaw"]])
+        poses.append(np.concatenate((driven, driver.restarts()), axis=1))
+    return poses
 
 
 def run(

@@ -17,14 +17,11 @@ _Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON."
 
 
 @app.command("sim")
-def sim(
-    seconds: Annotated[float, typer.Option(help="About how long to measure.")] = 15.0,
-    as_json: _Json = False,
-) -> None:
+def sim(as_json: _Json = False) -> None:
     """Measure simulator steps a second: 64 cars, with and without a Python reward, and one car."""
     from local_trainer.bench.sim import run
 
-    _show(run(seconds=seconds), as_json)
+    _show(run(), as_json)
 
 
 @app.command("ppo")

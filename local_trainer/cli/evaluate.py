@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from local_trainer.cli.console import lap_time, percent, print_json, stdout
-from local_trainer.errors import ConfigError, RunFailed
+from local_trainer.errors import ConfigError
 from local_trainer.runs import DEFAULT_RUNS_DIR, Run, find_run
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def evaluate(
 def _drive(
     run: Run, trials: int, checkpoint: str, robust: bool, resets: int | None, is_quiet: bool
 ) -> EvaluationReport:
+    from local_trainer.cli.watch import failure_of
     from local_trainer.evaluation import read_report
     from local_trainer.launch.processes import start_evaluation
 
@@ -78,19 +79,6 @@ def _drive(
         if process.returncode:
             raise failure_of(run, process.returncode, "evaluation")
         return read_report(file)
-
-
-def failure_of(run: Run, returncode: int, worker: str) -> RunFailed:
-    """Return the error that ended a worker, as it wrote it down."""
-    try:
-        failure = json.loads(run.failure_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        how = f"signal {-returncode}" if returncode < 0 else f"status {returncode}"
-        log = run.path / "logs" / f"{worker}.log"
-        failure = {"message": f"The {worker} process ended with {how}; see {log}."}
-    error = RunFailed(str(failure.get("message")))
-    error.exit_status = int(failure.get("exit_status", 1))
-    return error
 
 
 def _print_report(run: Run, report: EvaluationReport) -> None:

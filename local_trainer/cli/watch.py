@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from local_trainer.cli import live
 from local_trainer.cli.console import stderr, stdout
 from local_trainer.errors import RunFailed
+from local_trainer.machine import free_disk_gib
 from local_trainer.progress import EndEvent, Event, PhaseEvent, UpdateEvent, follow_events
 from local_trainer.runs import Run
 
@@ -20,6 +21,7 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 + SIGINT, as shells count it."""
 
 _POLL_S = 0.25
+_FULL_DISK_GIB = 0.001
 
 
 def watch(
@@ -59,12 +61,20 @@ def failure_of(run: Run, returncode: int, worker: str) -> RunFailed:
     try:
         failure = json.loads(run.failure_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        how = f"signal {-returncode}" if returncode < 0 else f"status {returncode}"
-        log = run.path / "logs" / f"{worker}.log"
-        failure = {"message": f"The {worker} process ended with {how}; see {log}."}
+        failure = {"message": _unexplained(run, returncode, worker)}
     error = RunFailed(str(failure.get("message")))
     error.exit_status = int(failure.get("exit_status", 1))
     return error
+
+
+def _unexplained(run: Run, returncode: int, worker: str) -> str:
+    """Return what can be told of a worker that could not write down why it ended."""
+    if free_disk_gib(run.path) < _FULL_DISK_GIB:
+        return f"The {worker} process ended because the disk of {run.path} is full."
+    how = f"signal {-returncode}" if returncode < 0 else f"status {returncode}"
+    hint = " (killed from outside, or out of memory)" if returncode == -signal.SIGKILL else ""
+    log = run.path / "logs" / f"{worker}.log"
+    return f"The {worker} process ended with {how}{hint}; see {log}."
 
 
 @contextmanager

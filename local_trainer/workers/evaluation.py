@@ -116,9 +116,7 @@ def evaluate_run(arguments: argparse.Namespace) -> None:
     with open_reward(parts) as reward:
         simulator = open_simulator(parts, min(arguments.trials, _MOST_CARS))
         rollout = Rollout(simulator, parts.actions, reward, parts.config.seed)
-        report = evaluate_checkpoint(
-            parts, rollout, checkpoint, arguments.trials, arguments.robust
-        )
+        report = evaluate_checkpoint(parts, rollout, checkpoint, arguments.trials, arguments.robust)
         simulator.close()
     show_run(run)
     if arguments.report:

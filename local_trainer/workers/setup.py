@@ -50,28 +50,27 @@ def load_run_parts(run: Run) -> RunParts:
     )
 
 
-def open_reward(parts: RunParts) -> RewardFunction:
-    """Start the run's reward function; it loads while the caller goes on."""
-    log = parts.run.path / "logs" / "reward.log"
+def open_reward(parts: RunParts, worker: int = 0) -> RewardFunction:
+    """Start the run's reward function; it loads while the caller goes on.
+
+    Args:
+        parts: The run.
+        worker: Number of the rollout worker it is for; each has a process and a log of its own.
+    """
+    name = f"reward-{worker}.log" if worker else "reward.log"
+    log = parts.run.path / "logs" / name
     return RewardFunction(parts.run.reward_file, parts.track, log_path=log)
 
 
 def open_simulator(parts: RunParts, num_cars: int) -> Simulator:
-    """Return the simulator a run asks for."""
+    """Return the simulator a run asks for.
+
+    Raises:
+        ConfigError: If the user's environment is not usable.
+    """
     config = parts.config.simulator
     if parts.run.environment_file.exists():
-        from sim.gym_simulator import GymSimulator
-
-        return GymSimulator(
-            parts.run.environment_file,
-            parts.track,
-            num_cars,
-            seed=parts.config.seed,
-            actions=[
-                {"steering_angle": action.steering_deg, "speed": action.speed_mps}
-                for action in parts.actions.actions
-            ],
-        )
+        return _open_environment(parts, num_cars)
     from sim.embedded import EmbeddedSimulator
 
     return EmbeddedSimulator(
@@ -82,6 +81,26 @@ def open_simulator(parts: RunParts, num_cars: int) -> Simulator:
         car=config.car,
         randomization=config.randomization,
     )
+
+
+def _open_environment(parts: RunParts, num_cars: int) -> Simulator:
+    from sim.gym_simulator import GymSimulator
+
+    try:
+        return GymSimulator(
+            parts.run.environment_file,
+            parts.track,
+            num_cars,
+            seed=parts.config.seed,
+            actions=[
+                {"steering_angle": action.steering_deg, "speed": action.speed_mps}
+                for action in parts.actions.actions
+            ],
+            car=parts.config.simulator.car,
+            randomization=parts.config.simulator.randomization,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from error
 
 
 def wants_bf16(config: RunConfig) -> bool:

@@ -7,6 +7,7 @@ with. SIGINT and SIGTERM stop it cleanly.
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 import time
@@ -37,10 +38,12 @@ from local_trainer.progress import (
     ProgressLog,
     UpdateEvent,
 )
+from local_trainer.reward import RewardFunction
 from local_trainer.rollout import (
     Interrupted,
     Rollout,
     evaluation_starts,
+    play_together,
     training_exploration,
     training_starts,
 )
@@ -95,11 +98,9 @@ class Trainer:
         self._progress = ProgressLog(self._run.progress_file)
         self._log = RunLog(self._run)
         self._progress.write(PhaseEvent("setup", 0))
-        self._reward = open_reward(parts)
-        cars = self._config.simulator.num_cars
-        self._rollout = Rollout(
-            open_simulator(parts, cars), parts.actions, self._reward, self._config.seed
-        )
+        self._rewards: list[RewardFunction] = []
+        self._rollouts: list[Rollout] = []
+        self._open_rollouts()
         self._agent = self._build_agent()
         self._saves = ThreadPoolExecutor(1, "save")
         self._saving: Future[None] | None = None
@@ -131,8 +132,10 @@ class Trainer:
         self._progress.write(end)
         self._progress.close()
         self._log.close()
-        self._reward.close()
-        self._rollout.simulator.close()
+        for reward in self._rewards:
+            reward.close()
+        for rollout in self._rollouts:
+            rollout.simulator.close()
         self._saves.shutdown()
 
     def show_results(self) -> None:
@@ -143,10 +146,23 @@ class Trainer:
             return
         self._phase("report")
         checkpoint = choose_checkpoint(self._run.model_dir)
-        evaluate_checkpoint(self._parts, self._rollout, checkpoint, self._config.evaluation.trials)
+        evaluate_checkpoint(
+            self._parts, self._rollouts[0], checkpoint, self._config.evaluation.trials
+        )
         show_run(self._run)
 
     # Set-up.
+
+    def _open_rollouts(self) -> None:
+        """Start the rollout workers: they share the cars, each judges its own episodes."""
+        config = self._config
+        num_workers = min(config.workers, config.ppo.episodes_between_training)
+        cars = math.ceil(config.simulator.num_cars / num_workers)
+        self._rewards = [open_reward(self._parts, worker) for worker in range(num_workers)]
+        self._rollouts = [
+            Rollout(open_simulator(self._parts, cars), self._parts.actions, reward, config.seed)
+            for reward in self._rewards
+        ]
 
     def _build_agent(self) -> LocalPPOAgent:
         from coach_presets.agent import SessionSettings, build_agent
@@ -181,6 +197,8 @@ class Trainer:
             except ConfigError as error:
                 self._say(f"{error} Falling back to the checkpoint before it.")
                 continue
+            if state.learning_rate is not None:
+                self._agent.learning_rate = state.learning_rate
             self._log.write(restoring_line(state.checkpoint.prefix(self._run.model_dir)))
             return state
         if states:
@@ -198,9 +216,7 @@ class Trainer:
 
     def _log_header(self) -> None:
         space = self._parts.actions
-        rows = [
-            {"steering_angle": a.steering_deg, "speed": a.speed_mps} for a in space.actions
-        ]
+        rows = [{"steering_angle": a.steering_deg, "speed": a.speed_mps} for a in space.actions]
         self._log.write(world_line(self._parts.track.name))
         self._log.write(
             sensor_line(
@@ -225,6 +241,7 @@ class Trainer:
             number=number + 1,
             steps=self._state.steps + sum(len(e.steps) for e in episodes),
             episodes=self._state.episodes + len(episodes),
+            learning_rate=self._agent.learning_rate,
         )
         trials: list[Episode] = []
         if state.number % self._config.evaluation.every_iterations == 0:
@@ -242,7 +259,8 @@ class Trainer:
         starts = training_starts(self._config, state.episodes, ppo.episodes_between_training)
         episodes = []
         steps = state.steps
-        for episode in self._rollout.play(
+        for episode in play_together(
+            self._rollouts,
             self._agent,
             starts,
             "training",
@@ -259,11 +277,15 @@ class Trainer:
     def _update(self, episodes: list[Episode]) -> UpdateEvent:
         from coach_presets.agent import UpdateSettings
 
+        ppo = self._config.ppo
         settings = UpdateSettings(
             iteration=self._state.number,
             seed=self._config.seed,
-            max_transitions=self._config.ppo.max_update_transitions,
-            bootstrap_time_up=self._config.ppo.bootstrap_time_up,
+            max_transitions=ppo.max_update_transitions,
+            bootstrap_time_up=ppo.bootstrap_time_up,
+            max_kl=ppo.max_kl,
+            target_kl=ppo.target_kl,
+            learning_rate_range=(0.1 * ppo.learning_rate, 2.0 * ppo.learning_rate),
         )
         return self._agent.train_on_episodes(episodes, settings, self._interrupt_if_asked)
 
@@ -272,8 +294,13 @@ class Trainer:
             self._config, state.evaluation_episodes, self._config.evaluation.trials
         )
         episodes = []
-        for episode in self._rollout.play(
-            self._agent, starts, "evaluation", state.number, should_stop=self._should_stop
+        for episode in play_together(
+            self._rollouts,
+            self._agent,
+            starts,
+            "evaluation",
+            state.number,
+            should_stop=self._should_stop,
         ):
             self._report(episode, state.steps)
             episodes.append(episode)
@@ -356,9 +383,7 @@ class Trainer:
         starts_s = self._metrics.extend(episodes)
         self._metrics.extend(trials)
         self._metrics.write()
-        lines = write_training_trace(
-            self._run, iteration, episodes, starts_s, self._parts.track
-        )
+        lines = write_training_trace(self._run, iteration, episodes, starts_s, self._parts.track)
         self._log.write(lines)
         self._log.write(episode_lines([*episodes, *trials], self._state.steps))
         write_steps(self._run.steps_file("training", iteration), episodes)
@@ -417,7 +442,8 @@ class Trainer:
         if self._stop_reason is not None:
             return EndEvent("stopped", self._stop_reason)
         if stop.minutes is not None and self._seconds() >= stop.minutes * 60.0:
-            return EndEvent("finished", f"{stop.minutes:g} minutes are over")
+            plural = "minute is" if stop.minutes == 1 else "minutes are"
+            return EndEvent("finished", f"{stop.minutes:g} {plural} over")
         if stop.episodes is not None and state.episodes >= stop.episodes:
             return EndEvent("finished", f"{state.episodes} episodes were played")
         if state.number >= self._config.ppo.term_cond_max_episodes:

@@ -2,18 +2,36 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from sim.embedded import EmbeddedSimulator
+from sim.gym_simulator import GymSimulator
 from sim.simulator import EpisodeRules, EpisodeStart, Simulator
 from sim.steps import STEP_DTYPE, EpisodeStatus
 from sim.track import Track
 from sim.track_files import load_track
 
-BACKENDS: dict[str, Callable[..., Simulator]] = {"embedded": EmbeddedSimulator}
+GYM_FILE = Path(__file__).parent / "plain_environment.py"
+# So fine that whatever a test commands lies next to an action.
+GYM_ACTIONS = [
+    {"steering_angle": float(steering_deg), "speed": tenths / 10}
+    for tenths in range(1, 41)
+    for steering_deg in range(-30, 31)
+]
+
+
+def gym_simulator(track: Track, num_cars: int, seed: int = 0) -> Simulator:
+    return GymSimulator(GYM_FILE, track, num_cars, seed, GYM_ACTIONS)
+
+
+BACKENDS: dict[str, Callable[..., Simulator]] = {
+    "embedded": EmbeddedSimulator,
+    "gym": gym_simulator,
+}
 
 ONE = np.array([0])
 
