@@ -17,8 +17,8 @@ from coach_presets.compat import tf
 import numpy as np
 
 from coach_presets.agent import ONLINE, POLICY_NODE, LocalPPOAgent
-from local_trainer.checkpoints import TrainerState, write_state
-from local_trainer.errors import ConfigError
+from local_trainer.checkpoints import TrainerState, remove_unfinished, write_state
+from local_trainer.errors import ConfigError, RunFailed
 from local_trainer.runs import Run, write_atomically
 
 
@@ -41,7 +41,25 @@ class CheckpointWriter:
         self._meta: bytes | None = None
 
     def write(self, state: TrainerState) -> None:
-        """Write checkpoint, frozen graph and what resuming needs; the counters come last."""
+        """Write checkpoint, frozen graph and what resuming needs; the counters come last.
+
+        Raises:
+            RunFailed: If something cannot be written; what was begun is removed.
+        """
+        try:
+            self._write(state)
+        except (tf.errors.OpError, OSError) as error:
+            remove_unfinished(self._run)
+            # An error of the graph begins with where the graph was built; the one before it is
+            # the system's.
+            cause = error.__context__ or error
+            reason = cause.message if isinstance(cause, tf.errors.OpError) else str(cause)
+            raise RunFailed(
+                f"checkpoint {state.checkpoint.name} of run {self._run.name!r} cannot be written: "
+                f"{reason.splitlines()[0]}"
+            ) from error
+
+    def _write(self, state: TrainerState) -> None:
         checkpoint = state.checkpoint
         model_dir = self._run.model_dir
         self._save(self._weights, checkpoint.prefix(model_dir))
@@ -149,7 +167,8 @@ def read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    # IndexError: that is how TensorFlow tells of a file that was cut off.
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"checkpoint {prefix} cannot be read: {reason}") from None
 
@@ -182,16 +201,19 @@ class FrozenPolicy:
         except Exception as error:  # protobuf's DecodeError has no public, stable home
             raise ConfigError(f"{path} is not a frozen graph: {error}") from None
         graph = tf.Graph()
-        with graph.as_default():
-            tf.import_graph_def(definition, name="")
+        try:
+            with graph.as_default():
+                tf.import_graph_def(definition, name="")
+            output = graph.get_tensor_by_name(f"{POLICY_NODE}:0")
+        except (ValueError, KeyError) as error:
+            raise ConfigError(f"{path} is not a frozen policy: {error.args[0]}") from None
+        placeholders = [op for op in graph.get_operations() if op.type == "Placeholder"]
+        if len(placeholders) != 1:
+            raise ConfigError(f"{path} must have one camera input, got {len(placeholders)}.")
         config = tf.ConfigProto(
             intra_op_parallelism_threads=threads, inter_op_parallelism_threads=1
         )
         self._session = tf.Session(graph=graph, config=config)
-        placeholders = [op for op in graph.get_operations() if op.type == "Placeholder"]
-        if len(placeholders) != 1:
-            raise ConfigError(f"{path} must have one camera input, got {len(placeholders)}.")
-        output = graph.get_tensor_by_name(f"{POLICY_NODE}:0")
         self.num_actions = int(output.shape[-1])
         self._policy = self._session.make_callable(output, feed_list=[placeholders[0].outputs[0]])
 

@@ -29,11 +29,23 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"tensorflow\.pyt
 warnings.filterwarnings("ignore", message=".*pkg_resources is deprecated.*")
 
 
+class _Anything:
+    """Stands in for a name nobody needs: its attributes and what it returns are the same again."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self
+
+
 class _StandIn(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return object
+        return _Anything()
 
 
 def _stand_in(name: str) -> None:

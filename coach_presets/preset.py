@@ -141,8 +141,9 @@ def load_preset(path: Path) -> ClippedPPOAgentParameters:
     sys.path.insert(0, str(path.parent))
     try:
         names = runpy.run_path(str(path))
-    except Exception as error:  # the user's code: whatever it raises is theirs to read
-        raise ConfigError(f"preset {path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        what = " ".join(str(error).split())
+        raise ConfigError(f"preset {path}: {type(error).__name__}: {what}") from error
     finally:
         sys.path.remove(str(path.parent))
     manager = names.get("graph_manager")

@@ -16,6 +16,9 @@ from local_trainer.errors import NotFound
 from local_trainer.runs import Run, write_atomically
 
 KEPT_NEWEST = 4
+_NEWEST_FILE = ".coach_checkpoint"
+"""Holds the newest checkpoint's name, for Coach."""
+
 _SUFFIXES = (".index", ".meta", ".data-00000-of-00001")
 
 
@@ -98,7 +101,7 @@ def write_pointers(model_dir: Path, pointers: BestAndLast) -> None:
             }
     write_atomically(model_dir / "deepracer_checkpoints.json", json.dumps(entries))
     if pointers.last is not None:
-        write_atomically(model_dir / ".coach_checkpoint", pointers.last.name)
+        write_atomically(model_dir / _NEWEST_FILE, pointers.last.name)
 
 
 def choose_checkpoint(model_dir: Path, which: str = "best") -> Checkpoint:
@@ -143,6 +146,14 @@ def remove_old(run: Run, best: Checkpoint | None) -> None:
     for state in list_states(run)[:-2]:
         for path in state_files(run, state.number):
             path.unlink(missing_ok=True)
+
+
+def remove_unfinished(run: Run) -> None:
+    """Remove what a killed process or a full disk left of a checkpoint that never was whole."""
+    for folder in (run.model_dir, run.path / "resume"):
+        for path in folder.glob(".*"):
+            if path.name != _NEWEST_FILE:
+                path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

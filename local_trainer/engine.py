@@ -327,7 +327,8 @@ def _config(params: Mapping[str, Any]) -> RunConfig:
     }
     try:
         return resolve_config(
-            overrides={**overrides, **params["overrides"]}, profile=params["profile"]
+            overrides={**overrides, **params["overrides"]},
+            profile="cloud" if params["profile"] is None else params["profile"],
         )
     except ConfigError as error:
         text = str(error)

@@ -11,13 +11,15 @@ from sim.track_files import load_track
 
 
 def main() -> None:
-    """Drive two cars for a step, in grey and in colour."""
+    """Drive enough cars for a step to reach every kernel, in grey and in colour."""
     track = load_track("reinvent_base")
-    cars = np.arange(2)
+    cars = np.arange(16)  # from 8 cars on the parallel kernels run
     for channels in (1, 3):
         simulator = EmbeddedSimulator(track, num_cars=len(cars), channels=channels)
-        simulator.reset(cars, [EpisodeStart(0), EpisodeStart(1, is_reversed=True)])
-        steps = simulator.step(cars, np.zeros(len(cars)), np.ones(len(cars)))
+        starts = [EpisodeStart(car, is_reversed=car % 2 == 1) for car in range(len(cars))]
+        simulator.reset(cars, starts)
+        simulator.step(cars[:1], np.zeros(1), np.ones(1))
+        steps = simulator.step(cars[1:], np.zeros(len(cars) - 1), np.ones(len(cars) - 1))
         RewardParams(track).dicts(steps)
         simulator.close()
 

@@ -37,6 +37,9 @@ from sim.track import Track, TrackArrays, start_pose
 # the first parallel kernel.
 os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
+_PLACED_IN_PARALLEL_FROM_CARS = 2
+"""Placing a car is mostly its picture, which is worth waking another thread for."""
+
 _PARALLEL_FROM_CARS = 8
 """With fewer cars than this, waking the other threads costs more than they save, above all where
 they have to wait for a core."""
@@ -175,7 +178,7 @@ class EmbeddedSimulator:
             begin(self._episodes, car, start, friction_scale, latency_steps)
             self._x[k] = start.lateral_offset_m
             self._yaw[k] = start.yaw_offset_rad
-        if count < _PARALLEL_FROM_CARS:
+        if count < _PLACED_IN_PARALLEL_FROM_CARS:
             _place_cars(self._world, count)
         else:
             with _parallel_kernels:

@@ -7,7 +7,7 @@ rewards, policies or files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -63,7 +63,7 @@ class EpisodeStart:
     yaw_offset_rad: float = 0.0
     """Radians counter-clockwise from the centre line's direction."""
 
-    rules: EpisodeRules = field(default_factory=EpisodeRules)
+    rules: EpisodeRules = EpisodeRules()
 
 
 class Simulator(Protocol):

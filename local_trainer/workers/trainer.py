@@ -24,6 +24,7 @@ from local_trainer.checkpoints import (
     choose_checkpoint,
     list_states,
     remove_old,
+    remove_unfinished,
     write_pointers,
 )
 from local_trainer.episodes import Episode
@@ -190,6 +191,7 @@ class Trainer:
         """Return where to go on from: the newest whole checkpoint, else another run's, else 0."""
         from coach_presets.checkpoints import restore_state, restore_weights
 
+        remove_unfinished(self._run)
         states = list_states(self._run)
         for state in reversed(states):
             try:
@@ -484,13 +486,13 @@ def train_run(run: Run) -> None:
             signal.signal(number, lambda *_: trainer.request_stop("stopped by the user"))
         try:
             end = trainer.train()
+            trainer.show_results()
         except LocalTrainerError as error:
             trainer.close(EndEvent("failed", str(error)))
             raise
         except Exception as error:
             trainer.close(EndEvent("failed", f"{type(error).__name__}: {error}"))
             raise
-        trainer.show_results()
         trainer.close(end)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from coach_presets.compat import tf
+
 import numpy as np
 import pytest
 from agents import (
@@ -30,7 +32,6 @@ from coach_presets.checkpoints import (
     restore_state,
     restore_weights,
 )
-from coach_presets.compat import tf
 from local_trainer.checkpoints import TrainerState, list_checkpoints, list_states
 from local_trainer.errors import ConfigError
 from local_trainer.runs import Run
@@ -194,8 +195,7 @@ def test_a_damaged_file_is_told_in_one_line(
     with pytest.raises(ConfigError) as failure:
         restore_state(agent, run, STATE)
     assert name in str(failure.value) and "\n" not in str(failure.value)
-    after = state_of(agent)
-    assert all(np.array_equal(before[key], after[key]) for key in before)
+    assert is_state(agent, before)
 
 
 # The frozen graph.
