@@ -171,6 +171,9 @@ class LocalPPOAgent(ClippedPPOAgent):
             self._log_epoch(mean, epoch)
             if len(measures) < len(order) // size:
                 break
+        self._check_weights(batch, settings.iteration, epoch)
+        for _ in batch.actions:  # a preset's clipping may shrink with every action chosen
+            self.ap.algorithm.clipping_decay_schedule.step()
         self.training_iteration += 1
         return UpdateEvent(
             iteration=settings.iteration,
@@ -282,6 +285,14 @@ class LocalPPOAgent(ClippedPPOAgent):
         if not all(math.isfinite(value) for value in result):
             raise _NotFinite(result)
         return [float(value) for value in result]
+
+    def _check_weights(self, batch: UpdateBatch, iteration: int, epoch: int) -> None:
+        """Refuse weights that the very last step has spoilt: no loss was computed after it."""
+        sample = batch.pictures[:1]
+        outputs = np.concatenate([self.probabilities(sample)[0], self.values(sample)])
+        if not np.isfinite(outputs).all():
+            bad = _NotFinite([float("nan")] * len(_MEASURES))
+            raise RunFailed(self._diverged(bad, batch, iteration, epoch))
 
     def _diverged(self, error: _NotFinite, batch: UpdateBatch, iteration: int, epoch: int) -> str:
         bad = ", ".join(

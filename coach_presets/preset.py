@@ -119,6 +119,7 @@ def graph_manager(ppo: PpoConfig) -> Any:
     schedule.heatup_steps = EnvironmentSteps(0)
 
     environment = GymVectorEnvironment(level="sim.gym_env:DeepRacerEnv")
+    environment.additional_simulator_parameters = {"camera_name": CAMERA}
     environment.default_input_filter = NoInputFilter
     environment.default_output_filter = NoOutputFilter
     return BasicRLGraphManager(

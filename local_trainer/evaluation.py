@@ -126,5 +126,5 @@ def read_report(path: Path) -> EvaluationReport:
         data.pop("summary", None)
         trials = tuple(Trial(**trial) for trial in data.pop("trials"))
         return EvaluationReport(trials=trials, **data)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunFailed(f"{path} must be an evaluation report, got: {error}") from None

@@ -28,6 +28,7 @@ ENVIRONMENT_ID = "DeepRacer-v0"
 
 RewardFunction = Callable[[dict[str, Any]], float]
 Action = Mapping[str, float]
+Observation = np.ndarray | dict[str, np.ndarray]
 
 DEFAULT_ACTIONS: tuple[Action, ...] = tuple(
     {"steering_angle": steering_deg, "speed": speed_mps}
@@ -253,11 +254,21 @@ class DeepRacerEnv(gym.Env):  # type: ignore[misc]
     metadata = {"render.modes": ["rgb_array"], "video.frames_per_second": 15}
     reward_range = (-1e5, 1e5)
 
-    def __init__(self, **drive: Any) -> None:
-        """Take the arguments of `Drive`."""
+    def __init__(self, camera_name: str | None = None, **drive: Any) -> None:
+        """Take the arguments of `Drive`.
+
+        Args:
+            camera_name: Observations are dicts with the picture under this name, as Coach wants
+                it for networks with named inputs. None: the picture itself.
+            **drive: The arguments of `Drive`.
+        """
         self.drive = Drive(**drive)
         self.action_space = gym.spaces.Discrete(len(self.drive.actions))
-        self.observation_space = gym.spaces.Box(0, 255, self.drive.shape, np.uint8)
+        picture = gym.spaces.Box(0, 255, self.drive.shape, np.uint8)
+        self._camera_name = camera_name
+        self.observation_space = (
+            picture if camera_name is None else gym.spaces.Dict({camera_name: picture})
+        )
 
     def seed(self, seed: int | None = None) -> list[int]:
         """Make everything random from a seed, and begin with episode 0 again."""
@@ -268,14 +279,14 @@ class DeepRacerEnv(gym.Env):  # type: ignore[misc]
         """Let the next `reset` begin this episode; later ones go on from its number."""
         self.drive.begin_next_at(start)
 
-    def reset(self) -> np.ndarray:
+    def reset(self) -> Observation:
         """Begin the next episode and return the first picture."""
-        return self.drive.reset()
+        return self._observed(self.drive.reset())
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
+    def step(self, action: int) -> tuple[Observation, float, bool, dict[str, Any]]:
         """Drive one step: picture, reward, done, reward parameters."""
         picture, reward, _, done, info = self.drive.step(int(action))
-        return picture, reward, done, info
+        return self._observed(picture), reward, done, info
 
     def render(self, mode: str = "rgb_array") -> np.ndarray:
         """Return the camera's picture, shape (120, 160, 3)."""
@@ -286,6 +297,9 @@ class DeepRacerEnv(gym.Env):  # type: ignore[misc]
     def close(self) -> None:
         """Release the simulator."""
         self.drive.close()
+
+    def _observed(self, picture: np.ndarray) -> Observation:
+        return picture if self._camera_name is None else {self._camera_name: picture}
 
 
 def _register() -> None:

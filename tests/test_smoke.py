@@ -52,8 +52,44 @@ def test_train_leaves_what_it_says(runs_dir: Path) -> None:
 
 
 def test_evaluate_drives_the_laps_asked_for(runs_dir: Path) -> None:
-    report = local_trainer(runs_dir, "evaluate", "tiny", "--trials", "2")
+    report = local_trainer(runs_dir, "evaluate", "tiny", "--trials", "2", "--resets", "2")
     assert len(report["trials"]) == 2
+    assert (report["is_robust"], report["action_noise"]) == (False, 0.0)
+    entries = json.loads((runs_dir / "tiny" / "evaluation_metrics.json").read_text())["metrics"]
+    assert len(entries) == 2
+
+
+def test_a_robust_evaluation_starts_all_around_in_both_directions(runs_dir: Path) -> None:
+    metrics = (runs_dir / "tiny" / "evaluation_metrics.json").read_text()
+    report = local_trainer(runs_dir, "evaluate", "tiny", "--robust", "--trials", "4")
+    assert (report["is_robust"], report["action_noise"]) == (True, 0.1)
+    starts = [(trial["start_fraction"], trial["is_reversed"]) for trial in report["trials"]]
+    assert starts == [(0.0, False), (0.25, True), (0.5, False), (0.75, True)]
+    assert (runs_dir / "tiny" / "evaluation_metrics.json").read_text() == metrics
+
+
+def test_plot_draws_what_is_missing(runs_dir: Path) -> None:
+    plots = runs_dir / "tiny" / "plots"
+    (plots / "training.png").unlink()
+    command = [sys.executable, "-m", "local_trainer", "plot", "tiny", "--runs-dir", str(runs_dir)]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    assert (plots / "training.png").stat().st_size > 5000
+
+
+def test_deepracer_utils_reads_the_run(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "local_trainer"))
+    from test_simtrace import read_with_deepracer_utils
+
+    read_with_deepracer_utils(runs_dir / "tiny", per_iteration=2)
+
+
+def test_a_checkpoint_that_is_not_there_is_told_in_one_line(runs_dir: Path) -> None:
+    command = [sys.executable, "-m", "local_trainer", "evaluate", "tiny", "--checkpoint", "77"]
+    done = subprocess.run(
+        [*command, "--runs-dir", str(runs_dir)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "No checkpoint '77'" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_resume_goes_on_where_the_run_ended(runs_dir: Path) -> None:

@@ -139,10 +139,11 @@ class Trainer:
             rollout.simulator.close()
         self._saves.shutdown()
 
-    def show_results(self) -> None:
+    def show_results(self, end: EndEvent) -> None:
         """Drive the final laps with the best checkpoint, and write video, plots and page."""
         from local_trainer.workers.evaluation import evaluate_checkpoint, show_run
 
+        self._write_status(end.status, end.reason)  # before the page, which shows it
         if self._state.number == 0:
             return
         self._phase("report")
@@ -486,7 +487,7 @@ def train_run(run: Run) -> None:
             signal.signal(number, lambda *_: trainer.request_stop("stopped by the user"))
         try:
             end = trainer.train()
-            trainer.show_results()
+            trainer.show_results(end)
         except LocalTrainerError as error:
             trainer.close(EndEvent("failed", str(error)))
             raise

@@ -23,7 +23,9 @@ SETTINGS = UpdateSettings(iteration=0, seed=0, bootstrap_time_up=False)
 
 def small_ppo(**changes: Any) -> PpoConfig:
     """Return settings for an update of two minibatches."""
-    return PpoConfig(**{"batch_size": 8, "optimization_epochs": 1, **changes})
+    usual = {"batch_size": 8, "optimization_epochs": 1}
+    usual |= {"learning_rate": 1e-3, "discount_factor": 0.99}
+    return PpoConfig(**{**usual, **changes})
 
 
 def new_agent(

@@ -114,10 +114,11 @@ COACH_ACTS = """
 from coach_presets.preset import graph_manager
 from local_trainer.config import PpoConfig
 from rl_coach.base_parameters import TaskParameters
-from rl_coach.core_types import EnvironmentSteps
+from rl_coach.core_types import EnvironmentSteps, RunPhase
 
 manager = graph_manager(PpoConfig())
 manager.create_graph(TaskParameters(experiment_path=".", use_cpu=True))
+manager.phase = RunPhase.TRAIN
 manager.reset_internal_state(force_environment_reset=True)
 manager.act(EnvironmentSteps(12))
 agent = manager.level_managers[0].agents["agent"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,8 +62,8 @@ def agent(written: tuple[LocalPPOAgent, Run, dict[str, np.ndarray]]) -> LocalPPO
 
 @pytest.fixture
 def run(written: tuple[LocalPPOAgent, Run, dict[str, np.ndarray]], tmp_path: Path) -> Run:
-    """A copy of the run, to damage."""
-    shutil.copytree(written[1].path, tmp_path / "run")
+    """A copy of the run, to damage; made of links, so replace a file and do not write into it."""
+    shutil.copytree(written[1].path, tmp_path / "run", copy_function=os.link)
     return Run(tmp_path / "run")
 
 
@@ -169,28 +170,39 @@ def test_a_checkpoint_of_something_else_is_refused(agent: LocalPPOAgent, tmp_pat
 # Damage.
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    path.write_bytes(data)
+def flip(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
 
 
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
+def empty(data: bytes) -> bytes:
+    return b""
+
+
+def remove(data: bytes) -> None:
+    return None
+
+
+def damage(path: Path, how: Callable[[bytes], bytes | None]) -> None:
+    """Replace a file by what becomes of its content; None: by nothing."""
+    data = how(path.read_bytes())
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
 
 
 @pytest.mark.parametrize("folder", ["model", "resume"])
 @pytest.mark.parametrize("suffix", [".data-00000-of-00001", ".index"])
-@pytest.mark.parametrize("damage", [cut, flip, empty, Path.unlink])
+@pytest.mark.parametrize("how", [cut, flip, empty, remove])
 def test_a_damaged_file_is_told_in_one_line(
-    agent: LocalPPOAgent, run: Run, folder: str, suffix: str, damage: object
+    agent: LocalPPOAgent, run: Run, folder: str, suffix: str, how: Callable[[bytes], bytes | None]
 ) -> None:
     name = "1_Step-20.ckpt" if folder == "model" else "1.ckpt"
-    damage(run.path / folder / (name + suffix))  # type: ignore[operator]
+    damage(run.path / folder / (name + suffix), how)
     before = state_of(agent)
     with pytest.raises(ConfigError) as failure:
         restore_state(agent, run, STATE)
@@ -264,7 +276,7 @@ def test_a_missing_cut_or_foreign_graph_is_no_frozen_policy(run: Run, tmp_path: 
     (tmp_path / "foreign.pb").write_bytes(graph.as_graph_def().SerializeToString())
     with pytest.raises(ConfigError, match=r"foreign\.pb"):
         FrozenPolicy(tmp_path / "foreign.pb", threads=1)
-    cut(path)
+    damage(path, cut)
     with pytest.raises(ConfigError, match=r"model_1\.pb"):
         FrozenPolicy(path, threads=1)
 
