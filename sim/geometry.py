@@ -53,6 +53,10 @@ def signed_area(ring: np.ndarray) -> float:
     return 0.5 * float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))
 
 
+_COLLINEAR_M4 = 1e-18
+"""Products of two areas nearer to 0 than this are rounding: the segments lie on one line."""
+
+
 def first_self_crossing(points: np.ndarray) -> tuple[int, int] | None:
     """Return the first two segments of a polyline that cross each other, or None.
 
@@ -70,7 +74,7 @@ def first_self_crossing(points: np.ndarray) -> tuple[int, int] | None:
         others = slice(i + 2, last)
         a = _side(start[i], end[i], start[others]) * _side(start[i], end[i], end[others])
         b = _side(start[others], end[others], start[i]) * _side(start[others], end[others], end[i])
-        hits = np.nonzero((a < 0.0) & (b < 0.0))[0]
+        hits = np.nonzero((a < -_COLLINEAR_M4) & (b < -_COLLINEAR_M4))[0]
         if len(hits):
             return i, i + 2 + int(hits[0])
     return None
