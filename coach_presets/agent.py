@@ -71,6 +71,8 @@ class LocalPPOAgent(ClippedPPOAgent):
         """Of the next gradient step; moves if the update is given a ``target_kl``."""
         self._learning_rate = tf.placeholder(tf.float32, (), name="learning_rate")
         network.learning_rate = lambda: self._learning_rate
+        self.epoch_log: list[dict[str, float]] = []
+        """What each epoch came to since the caller last cleared it, under the log's names."""
 
     def set_session(self, sess: Any) -> None:
         """Build what the fast update needs, then let Coach initialise everything."""
@@ -317,13 +319,6 @@ class LocalPPOAgent(ClippedPPOAgent):
             }
         )
 
-    @property
-    def epoch_log(self) -> list[dict[str, float]]:
-        """Return the log lines of the epochs since it was last cleared."""
-        if not hasattr(self, "_epoch_log"):
-            self._epoch_log: list[dict[str, float]] = []
-        return self._epoch_log
-
 
 @dataclass(frozen=True)
 class UpdateSettings:
@@ -431,7 +426,7 @@ def _ready_first_weights(agent: LocalPPOAgent) -> None:
     brightness first, all units move together, and a learning rate that is quick for edges throws
     the policy over. So each filter of the first layer begins blind to even light (its weights sum
     to 0) and stronger by as much as it loses; and the heads begin small, so that the policy starts
-    even and the value near 0. docs/training.md has the measurement.
+    even and the value near 0.
     """
     network = agent.networks["main"].online_network
     values = dict(zip(network.weights, network.sess.run(network.weights), strict=True))

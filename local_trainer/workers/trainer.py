@@ -96,6 +96,7 @@ class Trainer:
         self._run = parts.run
         self._started = started
         self._stop_reason: str | None = None
+        self._last_metric = -1.0  # what the service writes before the first evaluation
         self._progress = ProgressLog(self._run.progress_file)
         self._log = RunLog(self._run)
         self._progress.write(PhaseEvent("setup", 0))
@@ -407,7 +408,7 @@ class Trainer:
                 best or state.checkpoint,
                 -1.0 if state.best_metric is None else state.best_metric,
                 state.checkpoint,
-                getattr(self, "_last_metric", -1.0),
+                self._last_metric,
             ),
         )
         remove_old(self._run, best)
