@@ -8,6 +8,7 @@ same network, batch of 64, one epoch and Adam.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import time
@@ -182,6 +183,11 @@ def main() -> None:
     side, transitions, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    if side == "stock":
+        # With TensorFlow as it comes: compat's choice of oneDNN comes too late after this.
+        importlib.import_module("tensorflow")
+    else:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Coach prints; only figures may reach the reader
     kind, _, precision = side.partition("_")

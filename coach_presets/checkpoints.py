@@ -34,10 +34,7 @@ class CheckpointWriter:
         others = [v for v in _variables(agent) if v.name not in names]
         self._weights = tf.train.Saver(weights, max_to_keep=None)
         self._optimizer = tf.train.Saver(others, max_to_keep=None)
-        graph = self._session.graph.as_graph_def()
-        self._policy_graph = tf.graph_util.extract_sub_graph(graph, [POLICY_NODE])
-        for node in self._policy_graph.node:
-            node.device = ""  # the car has no GPU:0
+        self._policy_graph = policy_graph(self._session)
         self._meta: bytes | None = None
 
     def write(self, state: TrainerState) -> None:
@@ -64,7 +61,9 @@ class CheckpointWriter:
         model_dir = self._run.model_dir
         self._save(self._weights, checkpoint.prefix(model_dir))
         write_atomically(Path(f"{checkpoint.prefix(model_dir)}.meta"), self._meta_graph())
-        write_atomically(checkpoint.frozen_graph(model_dir), self._frozen())
+        write_atomically(
+            checkpoint.frozen_graph(model_dir), freeze(self._session, self._policy_graph)
+        )
         self._save(self._optimizer, self._run.path / "resume" / f"{state.number}.ckpt")
         write_state(self._run, state)
 
@@ -88,12 +87,20 @@ class CheckpointWriter:
                 self._meta = self._weights.export_meta_graph().SerializeToString()
         return self._meta
 
-    def _frozen(self) -> bytes:
-        with _quiet():
-            frozen = tf.graph_util.convert_variables_to_constants(
-                self._session, self._policy_graph, [POLICY_NODE]
-            )
-        return bytes(frozen.SerializeToString())
+
+def policy_graph(session: Any) -> Any:
+    """Return the part of an agent's graph that goes to the car, its weights still variables."""
+    graph = tf.graph_util.extract_sub_graph(session.graph.as_graph_def(), [POLICY_NODE])
+    for node in graph.node:
+        node.device = ""  # the car has no GPU:0
+    return graph
+
+
+def freeze(session: Any, graph: Any) -> bytes:
+    """Return a `policy_graph` with the session's weights as constants, as the car reads it."""
+    with _quiet():
+        frozen = tf.graph_util.convert_variables_to_constants(session, graph, [POLICY_NODE])
+    return bytes(frozen.SerializeToString())
 
 
 @contextlib.contextmanager
@@ -186,6 +193,35 @@ def _variables(agent: LocalPPOAgent) -> list[Any]:
         return list(tf.global_variables())
 
 
+_POLICY_OPS = frozenset(
+    "Add AddV2 AvgPool BiasAdd Cast Concat ConcatV2 Const Conv2D Div Elu Exp ExpandDims Fill "
+    "FusedBatchNorm FusedBatchNormV3 GatherV2 GreaterEqual Identity LeakyRelu Log MatMul Max "
+    "MaxPool Maximum Mean Min Minimum Mul Neg NoOp Pack Placeholder PlaceholderWithDefault Pow "
+    "Prod RandomUniform Range RealDiv Relu Relu6 Reshape Rsqrt Select SelectV2 Selu Shape Sigmoid "
+    "Slice Softmax Softplus Split SplitV Sqrt Square SquaredDifference Squeeze StopGradient "
+    "StridedSlice Sub Sum Tanh Tile Transpose Unpack".split()
+)
+"""What a policy is made of. A graph from elsewhere could as well read and write files."""
+
+
+def read_frozen_graph(path: Path) -> Any:
+    """Return the definition of a frozen graph from anywhere; it is not run.
+
+    Raises:
+        ConfigError: If the file is none, or does anything but compute.
+    """
+    definition = tf.GraphDef()
+    try:
+        definition.ParseFromString(path.read_bytes())
+    except Exception as error:  # protobuf's DecodeError has no public, stable home
+        raise ConfigError(f"{path} is not a frozen graph: {error}") from None
+    strange = sorted({node.op for node in definition.node} - _POLICY_OPS)
+    if strange or definition.library.function:
+        what = strange[0] if strange else "a function"
+        raise ConfigError(f"{path} must only compute a policy, got the operation {what!r:.60}.")
+    return definition
+
+
 class FrozenPolicy:
     """A frozen graph as it goes to the car, ready to choose."""
 
@@ -195,11 +231,7 @@ class FrozenPolicy:
         Raises:
             ConfigError: If the file is no frozen policy.
         """
-        definition = tf.GraphDef()
-        try:
-            definition.ParseFromString(path.read_bytes())
-        except Exception as error:  # protobuf's DecodeError has no public, stable home
-            raise ConfigError(f"{path} is not a frozen graph: {error}") from None
+        definition = read_frozen_graph(path)
         graph = tf.Graph()
         try:
             with graph.as_default():

@@ -20,6 +20,9 @@ from typing import Any
 # TensorFlow loads no Keras at all, which halves the time its import takes.
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# TensorFlow uses oneDNN by itself only where the processor has AVX-512 for networks. With AVX2
+# alone the update is 1.7 times faster with it, too.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # Under bf16 the probabilities themselves would be rounded, and sampling from them fails.
 os.environ.setdefault("TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_REMOVE", "Softmax")
 warnings.filterwarnings("ignore", category=DeprecationWarning)
