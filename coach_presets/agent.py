@@ -8,9 +8,11 @@ call computes the gradients and applies them, and the old policy is what acted.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +93,7 @@ class LocalPPOAgent(ClippedPPOAgent):
             clip = self.ap.algorithm.clip_likelihood_ratio_using_epsilon
             outside = tf.abs(head.likelihood_ratio - 1.0) > clip * head.clip_param_rescaler
             self._clip_fraction = tf.reduce_mean(tf.cast(outside, tf.float32))
+            self._make_average(network.weights)
         # The optimizer's slots were made after Coach's own initialiser.
         network.init_op = tf.group(tf.global_variables_initializer(), network.init_op)
         super().set_session(sess)
@@ -117,6 +120,50 @@ class LocalPPOAgent(ClippedPPOAgent):
             *network.importance_weights,
         ]
         self._update = sess.make_callable(self._fetches, feed_list=self._feeds)
+
+    def _make_average(self, weights: list[Any]) -> None:
+        """Build the second copy of the weights that follows the first from update to update."""
+        self.average = {
+            weight.op.name: tf.Variable(
+                tf.zeros_like(weight.initialized_value()),
+                trainable=False,
+                collections=[tf.GraphKeys.GLOBAL_VARIABLES],
+                name=f"average/{weight.op.name}",
+            )
+            for weight in weights
+        }
+        """Mean weights over the last updates, by the name of the weight. This is the policy that is
+        evaluated and kept: one update may lose a lap that the mean of several still drives."""
+        self._keep = tf.placeholder(tf.float32, (), name="keep")
+        pairs = [(self.average[weight.op.name], weight) for weight in weights]
+        self._follow = tf.group(
+            *(tf.assign(mean, self._keep * mean + (1.0 - self._keep) * now) for mean, now in pairs)
+        )
+        self._take_average = tf.group(*(tf.assign(now, mean) for mean, now in pairs))
+
+    def follow(self, keep: float) -> None:
+        """Move the average towards the weights.
+
+        Args:
+            keep: How much of the average stays, in [0, 1); 0 makes it equal to the weights.
+        """
+        self._session.run(self._follow, {self._keep: keep})
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Act with the average weights for a while; afterwards all is as it was."""
+        network = self.networks["main"].online_network
+        now = self._session.run(network.weights)
+        self._session.run(self._take_average)
+        try:
+            yield
+        finally:
+            for weight, value in zip(network.weights, now, strict=True):
+                weight.load(value, self._session)
+
+    @property
+    def _session(self) -> Any:
+        return self.networks["main"].online_network.sess
 
     def probabilities(self, observations: np.ndarray) -> np.ndarray:
         """Return what the policy gives for each action.
@@ -174,6 +221,7 @@ class LocalPPOAgent(ClippedPPOAgent):
             if len(measures) < len(order) // size:
                 break
         self._check_weights(batch, settings.iteration, epoch)
+        self.follow(settings.averaging)
         for _ in batch.actions:  # a preset's clipping may shrink with every action chosen
             self.ap.algorithm.clipping_decay_schedule.step()
         self.training_iteration += 1
@@ -334,6 +382,8 @@ class UpdateSettings:
     target_kl: float | None = None
     """How far an update should move the policy; the learning rate follows. None: it stays."""
     learning_rate_range: tuple[float, float] = (1e-4, 2e-3)
+    averaging: float = 0.0
+    """How much of the average weights stays after this update (`LocalPPOAgent.follow`)."""
 
 
 @dataclass(frozen=True)
@@ -412,6 +462,7 @@ def build_agent(
     coach_level(agent, num_actions, default_action)
     agent.set_session(tf.Session(config=_session_config(session)))
     _ready_first_weights(agent)
+    agent.follow(0.0)
     return agent
 
 
@@ -488,8 +539,5 @@ def _forget_scopes() -> None:
 
 
 def _silently(make: Any) -> Any:
-    import contextlib
-    import io
-
     with contextlib.redirect_stdout(io.StringIO()):
         return make()

@@ -1,14 +1,16 @@
 """TensorFlow's side of checkpoints: write and read weights, optimizer and the frozen policy.
 
-A checkpoint holds the trainable variables only, as the deployed stack's does; the optimizer's
-slots, twice as large, lie beside it for the newest two. Files appear under their own names
-only when they are whole.
+A checkpoint holds the trainable variables only, as the deployed stack's does, and they are the
+average weights (`LocalPPOAgent.average`): the policy that was evaluated and is frozen. The
+weights that learn and the optimizer's slots lie beside it for the newest two. Files appear under
+their own names only when they are whole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,11 @@ class CheckpointWriter:
         """Prepare the graph's savers; call before training starts."""
         self._session = agent.networks["main"].online_network.sess
         self._run = run
-        weights = agent.networks["main"].online_network.weights
-        names = {variable.name for variable in weights}
-        others = [v for v in _variables(agent) if v.name not in names]
-        self._weights = tf.train.Saver(weights, max_to_keep=None)
-        self._optimizer = tf.train.Saver(others, max_to_keep=None)
+        self._weights = tf.train.Saver(agent.networks["main"].online_network.weights)
+        self._average = tf.train.Saver(agent.average, max_to_keep=None)
+        self._learner = tf.train.Saver(_learner(agent), max_to_keep=None)
         self._policy_graph = policy_graph(self._session)
+        self._average_names = {name: mean.op.name for name, mean in agent.average.items()}
         self._meta: bytes | None = None
 
     def write(self, state: TrainerState) -> None:
@@ -59,12 +60,11 @@ class CheckpointWriter:
     def _write(self, state: TrainerState) -> None:
         checkpoint = state.checkpoint
         model_dir = self._run.model_dir
-        self._save(self._weights, checkpoint.prefix(model_dir))
+        self._save(self._average, checkpoint.prefix(model_dir))
         write_atomically(Path(f"{checkpoint.prefix(model_dir)}.meta"), self._meta_graph())
-        write_atomically(
-            checkpoint.frozen_graph(model_dir), freeze(self._session, self._policy_graph)
-        )
-        self._save(self._optimizer, self._run.path / "resume" / f"{state.number}.ckpt")
+        frozen = freeze(self._session, self._policy_graph, self._average_names)
+        write_atomically(checkpoint.frozen_graph(model_dir), frozen)
+        self._save(self._learner, self._run.path / "resume" / f"{state.number}.ckpt")
         write_state(self._run, state)
 
     def _save(self, saver: Any, prefix: Path) -> None:
@@ -96,11 +96,32 @@ def policy_graph(session: Any) -> Any:
     return graph
 
 
-def freeze(session: Any, graph: Any) -> bytes:
-    """Return a `policy_graph` with the session's weights as constants, as the car reads it."""
+def freeze(session: Any, graph: Any, values_of: Mapping[str, str] | None = None) -> bytes:
+    """Return a `policy_graph` with the session's weights as constants, as the car reads it.
+
+    Args:
+        session: Holds the weights.
+        graph: The policy's part of its graph.
+        values_of: Names of the variables to take a weight's value from instead.
+    """
+    values_of = values_of or {}
+    names = {new: old for old, new in values_of.items()}
     with _quiet():
-        frozen = tf.graph_util.convert_variables_to_constants(session, graph, [POLICY_NODE])
-    return bytes(frozen.SerializeToString())
+        frozen = tf.graph_util.convert_variables_to_constants(
+            session, _renamed(graph, values_of), [POLICY_NODE]
+        )
+    return bytes(_renamed(frozen, names).SerializeToString())
+
+
+def _renamed(graph: Any, names: Mapping[str, str]) -> Any:
+    """Return a graph definition with some of its nodes called differently."""
+    result = tf.GraphDef()
+    result.CopyFrom(graph)
+    for node in result.node:
+        node.name = names.get(node.name, node.name)
+        node.input[:] = [names.get(source, source) for source in node.input]
+        node.attr.pop("_class", None)  # it ties an operation to its weight's device by name
+    return result
 
 
 @contextlib.contextmanager
@@ -114,21 +135,18 @@ def _quiet() -> Any:
 
 
 def restore_state(agent: LocalPPOAgent, run: Run, state: TrainerState) -> None:
-    """Put the agent exactly where it was: weights, optimizer and step counter.
+    """Put the agent exactly where it was: weights, their average, optimizer and step counter.
 
     Raises:
         ConfigError: If a file is damaged or missing.
     """
-    optimizer = run.path / "resume" / f"{state.number}.ckpt"
-    prefixes = [state.checkpoint.prefix(run.model_dir), optimizer]
-    values: dict[str, np.ndarray] = {}
-    for prefix in prefixes:
-        values |= read_checkpoint(prefix)
-    variables = {v.op.name: v for v in _variables(agent)}
-    missing = sorted(variables.keys() - values.keys())
+    kept = read_checkpoint(state.checkpoint.prefix(run.model_dir))
+    values = read_checkpoint(run.path / "resume" / f"{state.number}.ckpt")
+    values |= {mean.op.name: kept[name] for name, mean in agent.average.items() if name in kept}
+    missing = sorted({variable.op.name for variable in _variables(agent)} - values.keys())
     if missing:
         raise ConfigError(f"checkpoint {state.checkpoint.name} lacks {missing[0]}.")
-    _assign(agent, {name: values[name] for name in variables})
+    _assign(agent, values)
 
 
 def restore_weights(agent: LocalPPOAgent, prefix: Path) -> list[str]:
@@ -162,6 +180,7 @@ def restore_weights(agent: LocalPPOAgent, prefix: Path) -> list[str]:
     if not common:
         raise ConfigError(f"checkpoint {prefix.name} holds none of the network's weights.")
     _assign(agent, common)
+    agent.follow(0.0)
     return sorted(weights.keys() - common.keys())
 
 
@@ -187,8 +206,14 @@ def _assign(agent: LocalPPOAgent, values: dict[str, np.ndarray]) -> None:
             variable.load(values[variable.op.name], session)
 
 
+def _learner(agent: LocalPPOAgent) -> list[Any]:
+    """Return what learns: weights, optimizer, step counter."""
+    averages = {mean.name for mean in agent.average.values()}
+    return [variable for variable in _variables(agent) if variable.name not in averages]
+
+
 def _variables(agent: LocalPPOAgent) -> list[Any]:
-    """Return everything that changes while an agent learns: weights, optimizer, step counter."""
+    """Return everything that changes while an agent learns: `_learner`'s and the average."""
     with agent.networks["main"].online_network.sess.graph.as_default():
         return list(tf.global_variables())
 

@@ -195,6 +195,10 @@ class PpoConfig(_Part):
     """An update ends early once the policy has moved this far (KL divergence) from the one that
     played. Guards against a step too far, from which a policy does not come back. None: never."""
 
+    averaging: float = Field(default=0.7, ge=0.0, lt=1.0)
+    """What is evaluated and kept is the mean of the weights over the last updates; this much of
+    the mean stays at each. 0: the newest weights alone."""
+
     bootstrap_time_up: bool = True
     """Estimate the future of an episode that was cut off by ``max_steps``. The service counts
     it as over."""
@@ -368,6 +372,7 @@ PROFILES: dict[str, dict[str, Any]] = {
             "max_update_transitions": None,
             "target_kl": None,
             "max_kl": None,
+            "averaging": 0.0,
             "bootstrap_time_up": False,
         },
         "evaluation": {"max_steps": 100_000},

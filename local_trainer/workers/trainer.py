@@ -250,7 +250,8 @@ class Trainer:
         trials: list[Episode] = []
         if state.number % self._config.evaluation.every_iterations == 0:
             self._phase("evaluation")
-            trials = self._play_evaluation(state)
+            with self._agent.averaged():
+                trials = self._play_evaluation(state)
             state = self._judge(state, trials)
         state = replace(state, seconds=self._seconds())
         self._write_records(episodes, trials, number)
@@ -290,6 +291,7 @@ class Trainer:
             max_kl=ppo.max_kl,
             target_kl=ppo.target_kl,
             learning_rate_range=(0.1 * ppo.learning_rate, 2.0 * ppo.learning_rate),
+            averaging=ppo.averaging,
         )
         return self._agent.train_on_episodes(episodes, settings, self._interrupt_if_asked)
 

@@ -425,3 +425,17 @@ def test_a_closed_agent_leaves_the_others_alone(agent: LocalPPOAgent) -> None:
         pass
     assert np.isfinite(agent.probabilities(pictures(1))).all()
     assert session_of(agent).graph is not tf.get_default_graph()
+
+
+def test_the_average_follows_the_weights_and_acts_for_a_while(agent: LocalPPOAgent) -> None:
+    first = weights_of(agent)
+    agent.follow(0.0)
+    put_state(agent, {name: value + 1.0 for name, value in first.items()})
+    agent.follow(0.75)  # a quarter of the way: + 0.25
+    with agent.averaged():
+        assert are_close(weights_of(agent), {n: v + 0.25 for n, v in first.items()})
+    assert are_close(weights_of(agent), {n: v + 1.0 for n, v in first.items()})
+
+
+def are_close(some: dict[str, np.ndarray], others: dict[str, np.ndarray]) -> bool:
+    return all(np.allclose(some[name], others[name], rtol=0, atol=1e-6) for name in others)

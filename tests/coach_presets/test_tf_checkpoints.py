@@ -47,7 +47,7 @@ def written(
     """A trained agent, the run it was written to, and its state then."""
     run = Run(tmp_path_factory.mktemp("run"))
     with short_lived(new_agent()) as agent:
-        agent.train_on_episodes([make_episode(agent, 20)], SETTINGS)
+        agent.train_on_episodes([make_episode(agent, 20)], replace(SETTINGS, averaging=0.5))
         CheckpointWriter(agent, run).write(STATE)
         yield agent, run, state_of(agent)
 
@@ -76,6 +76,11 @@ def is_state(agent: LocalPPOAgent, values: dict[str, np.ndarray]) -> bool:
     return now.keys() == values.keys() and all(
         np.array_equal(now[name], values[name]) for name in values
     )
+
+
+def averages_of(agent: LocalPPOAgent, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return a state's average weights by the name of the weight."""
+    return {name: state[mean.op.name] for name, mean in agent.average.items()}
 
 
 # Writing and going on.
@@ -107,6 +112,16 @@ def test_the_checkpoint_holds_the_trainable_variables_only(run: Run) -> None:
     assert all(name.startswith(f"{ONLINE}/network_") and "Adam" not in name for name in names)
 
 
+def test_the_checkpoint_holds_the_average_weights(
+    agent: LocalPPOAgent, run: Run, written: tuple[LocalPPOAgent, Run, dict[str, np.ndarray]]
+) -> None:
+    kept = averages_of(agent, written[2])
+    held = read_checkpoint(prefix_of(run))
+    assert held.keys() == kept.keys()
+    assert all(np.array_equal(held[name], kept[name]) for name in kept)
+    assert not all(np.array_equal(held[name], written[2][name]) for name in kept)
+
+
 def test_the_meta_graph_can_be_imported_and_restored_by_plain_tensorflow(run: Run) -> None:
     prefix = str(prefix_of(run))
     with tf.Graph().as_default() as graph, tf.Session() as session:
@@ -125,9 +140,10 @@ def test_weights_of_another_run_leave_the_optimizer_as_it_is(
 ) -> None:
     before = state_of(agent)
     assert restore_weights(agent, prefix_of(run)) == []
-    weights = weights_of(agent)
+    kept = averages_of(agent, written[2])
+    copies = {mean.op.name: name for name, mean in agent.average.items()}
     for name, value in state_of(agent).items():
-        expected = written[2][name] if name in weights else before[name]
+        expected = kept.get(copies.get(name, name), before[name])
         np.testing.assert_array_equal(value, expected, err_msg=name)
 
 
@@ -249,9 +265,10 @@ def test_the_frozen_policy_is_the_live_one(
 ) -> None:
     restore_state(agent, run, STATE)
     seen = pictures(20, seed=5)
-    np.testing.assert_allclose(
-        frozen.probabilities(seen), agent.probabilities(seen), rtol=0, atol=1e-6
-    )
+    given = frozen.probabilities(seen)
+    with agent.averaged():
+        np.testing.assert_allclose(given, agent.probabilities(seen), rtol=0, atol=1e-6)
+    assert np.abs(given - agent.probabilities(seen)).max() > 1e-5
     assert frozen.num_actions == NUM_ACTIONS
 
 
