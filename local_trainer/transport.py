@@ -1,0 +1,489 @@
+"""Episodes between processes: orders go out and played episodes come back, through Redis streams.
+
+The trainer publishes the policy that is to act and one order for each episode; rollout workers
+take orders, play them and deliver. An order stays in its stream until its episode has arrived,
+and one whose worker falls silent is taken by another, so that a process killed at any moment
+loses nothing; an episode that arrives twice is counted once. Arrays travel as raw bytes with a
+small header, never pickled. This is the one home of the Redis client.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from local_trainer.episodes import Episode
+from local_trainer.errors import LocalTrainerError
+from local_trainer.rollout import Exploration, Interrupted
+from sim.simulator import CAMERA_HEIGHT_PX, CAMERA_WIDTH_PX, EpisodeRules, EpisodeStart
+from sim.steps import STEP_DTYPE
+
+logger = logging.getLogger(__name__)
+
+WIRE_VERSION = 1
+SILENT_S = 20.0
+"""A worker that has not been heard of for this long loses its orders to another."""
+
+HEARTBEAT_S = 5.0
+_GROUP = "workers"
+_GIVE_UP_S = 120.0
+_LONGEST_WAIT_S = 5.0
+_CHECK_S = 5.0
+_COMPRESSION = 2  # pictures come to an eighth; more costs more time than it saves
+_Result = TypeVar("_Result")
+
+
+class TransportError(LocalTrainerError):
+    """Raised when Redis does not answer, refuses, or holds what nobody could have written."""
+
+
+class RemoteFailure(LocalTrainerError):
+    """Raised where episodes are awaited if a rollout worker could not play them."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One episode to be played."""
+
+    start: EpisodeStart
+    phase: str
+    """``training`` or ``evaluation``."""
+    iteration: int
+    policy: str
+    """Name of the published policy that acts."""
+    exploration: Exploration
+    keeps_pictures: bool
+
+    @property
+    def key(self) -> str:
+        """Return what tells the episode from every other of the run."""
+        return f"{self.phase}/{self.iteration}/{self.start.episode}/{self.policy}"
+
+
+@dataclass(frozen=True)
+class TakenOrder:
+    """An order with the entry it holds in the stream."""
+
+    entry: str
+    order: Order
+
+
+class RedisTransport:
+    """The streams of one run; trainer and workers each have one of their own."""
+
+    def __init__(
+        self, url: str, run: str, password: str | None = None, silent_s: float = SILENT_S
+    ) -> None:
+        """Prepare the client; nothing is asked yet.
+
+        Args:
+            url: ``redis://host:port/db`` without credentials.
+            run: The run's name; several runs share a server without meeting.
+            password: Of the server.
+            silent_s: After how long a worker that is not heard of loses its orders.
+
+        Raises:
+            TransportError: If the URL is none.
+        """
+        import redis
+
+        try:
+            self._redis: Any = redis.Redis.from_url(
+                url,
+                password=password,
+                socket_timeout=30.0,
+                socket_connect_timeout=5.0,
+                health_check_interval=15,
+            )
+        except ValueError as error:
+            raise TransportError(
+                f"A Redis URL is redis://host:port/db, got {url!r}: {error}"
+            ) from None
+        self._url = url
+        self._silent_ms = int(1000 * silent_s)
+        prefix = f"local-trainer:{run}"
+        self._orders = f"{prefix}:orders"
+        self._episodes = f"{prefix}:episodes"
+        self._policy = f"{prefix}:policy"
+
+    # The trainer's side.
+
+    def publish_policy(self, name: str, graph: bytes) -> None:
+        """Make a frozen policy what the orders of this name are played with; the last one goes."""
+        self._retried(
+            "publish a policy",
+            lambda: self._redis.hset(self._policy, mapping={"name": name, "graph": graph}),
+        )
+
+    def play(
+        self, orders: Sequence[Order], should_stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Episode]:
+        """Have episodes played and yield them as they arrive, each once.
+
+        What a trainer killed before had ordered counts if it is the same and has arrived
+        already; everything else is thrown away.
+
+        Raises:
+            Interrupted: If ``should_stop`` said so.
+            RemoteFailure: If a worker could not play one; its one line.
+            TransportError: If Redis cannot be reached.
+        """
+        awaited = {order.key: order for order in orders}
+        self._drop_orders()
+        is_sent = False
+        checked = time.monotonic()
+        while awaited:
+            fields = self._read_episode(is_sent)
+            if fields is not None:
+                key = _text(fields, b"key")
+                if key in awaited and b"failure" not in fields:
+                    del awaited[key]
+                    yield decode_episode(fields)
+                elif key in awaited and is_sent:  # what failed earlier may have been mended
+                    self._drop_orders()
+                    raise RemoteFailure(_text(fields, b"failure"))
+            elif not is_sent or time.monotonic() - checked > _CHECK_S:
+                self._send_missing(awaited)
+                is_sent, checked = True, time.monotonic()
+            if should_stop():
+                self._drop_orders()
+                raise Interrupted
+
+    def clear(self) -> None:
+        """Remove everything of the run from the server."""
+        keys = (self._orders, self._episodes, self._policy)
+        self._retried("clean up", lambda: self._redis.delete(*keys))
+
+    def _send_missing(self, awaited: dict[str, Order]) -> None:
+        """Send every order that is not in the stream: all at first; later those Redis lost."""
+        present = {
+            _text(fields, b"key")
+            for _, fields in self._retried("look", lambda: self._redis.xrange(self._orders))
+        }
+
+        missing = {key: order for key, order in awaited.items() if key not in present}
+
+        def send() -> None:
+            pipe = self._redis.pipeline()
+            for key, order in missing.items():
+                pipe.xadd(self._orders, {"key": key, "order": _order_text(order)})
+            pipe.execute()
+
+        if missing:
+            self._retried("send orders", send)
+
+    def _read_episode(self, waits: bool) -> dict[bytes, bytes] | None:
+        """Return the oldest entry and remove it; None if there is none for a moment."""
+
+        def read() -> Any:
+            # One at a time: an episode with its pictures can have several MB.
+            return self._redis.xread({self._episodes: "0"}, count=1, block=500 if waits else None)
+
+        answer = self._retried("read episodes", read)
+        if not answer:
+            return None
+        entry, fields = answer[0][1][0]
+        self._retried("remove an episode", lambda: self._redis.xdel(self._episodes, entry))
+        found: dict[bytes, bytes] = fields
+        return found
+
+    def _drop_orders(self) -> None:
+        self._retried("drop orders", lambda: self._redis.xtrim(self._orders, maxlen=0))
+
+    # A worker's side.
+
+    def take(self, worker: str, wait_s: float, most: int = 1) -> list[TakenOrder]:
+        """Return orders to play: first what a silent worker left, then new ones.
+
+        Args:
+            worker: Name of the worker, its own in the run.
+            wait_s: Longest to wait for new ones.
+            most: How many at most.
+        """
+
+        def claim() -> Any:
+            return self._redis.xautoclaim(
+                self._orders, _GROUP, worker, self._silent_ms, count=most
+            )[1]
+
+        def read() -> Any:
+            answer = self._redis.xreadgroup(
+                _GROUP, worker, {self._orders: ">"}, count=most, block=int(wait_s * 1000)
+            )
+            return answer[0][1] if answer else []
+
+        entries = self._retried("take orders", claim) or self._retried("take orders", read)
+        return [
+            TakenOrder(entry.decode(), _read_order(fields[b"order"]))
+            for entry, fields in entries
+            if fields
+        ]
+
+    def policy(self, name: str) -> bytes | None:
+        """Return a published policy; None if another one has taken its place."""
+        held, graph = self._retried(
+            "fetch the policy", lambda: self._redis.hmget(self._policy, ["name", "graph"])
+        )
+        return bytes(graph) if held == name.encode() else None
+
+    def keep(self, worker: str, taken: Sequence[TakenOrder]) -> None:
+        """Say that a worker still plays; at least every `HEARTBEAT_S`."""
+        entries = [one.entry for one in taken]
+        if entries:
+            self._retried(
+                "say that it plays",
+                lambda: self._redis.xclaim(
+                    self._orders, _GROUP, worker, 0, entries, idle=0, justid=True
+                ),
+            )
+
+    def deliver(
+        self, taken: TakenOrder, episode: Episode, should_stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Send a played episode; the order goes in the same step.
+
+        While the server is full the worker waits: the trainer makes room as it reads.
+
+        Raises:
+            Interrupted: If ``should_stop`` said so while it waited.
+        """
+        self._add(taken, {"key": taken.order.key, **encode_episode(episode)}, should_stop)
+
+    def fail(self, taken: TakenOrder, message: str) -> None:
+        """Say in one line why an episode cannot be played; it ends the run."""
+        self._add(taken, {"key": taken.order.key, "failure": message}, lambda: False)
+
+    def give_back(self, worker: str, taken: Sequence[TakenOrder]) -> None:
+        """Hand orders to whoever asks next."""
+        entries = [one.entry for one in taken]
+        if entries:
+            self._retried(
+                "give orders back",
+                lambda: self._redis.xclaim(
+                    self._orders, _GROUP, worker, 0, entries, idle=self._silent_ms, justid=True
+                ),
+            )
+
+    def _add(self, taken: TakenOrder, fields: Any, should_stop: Callable[[], bool]) -> None:
+        import redis.exceptions
+
+        def send() -> bool:
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.xadd(self._episodes, fields)
+            pipe.xack(self._orders, _GROUP, taken.entry)
+            pipe.xdel(self._orders, taken.entry)
+            try:
+                pipe.execute()
+            except redis.exceptions.OutOfMemoryError:
+                return False
+            except redis.exceptions.ExecAbortError:  # what a transaction makes of the same
+                return False
+            return True
+
+        waited = False
+        while not self._retried("deliver an episode", send):
+            if not waited:
+                logger.warning("waits: Redis is full, the trainer has not read yet")
+                waited = True
+            if should_stop():
+                raise Interrupted
+            time.sleep(0.2)  # between two attempts of the same request
+
+    # Leases: which worker drives which simulator.
+
+    def lease(self, what: str, holder: str, seconds: float) -> bool:
+        """Take or renew the right to a thing shared by all runs; return whether it is ours."""
+        key = f"local-trainer:lease:{what}"
+        milliseconds = int(seconds * 1000)
+
+        def ask() -> bool:
+            if self._redis.set(key, holder, nx=True, px=milliseconds):
+                return True
+            return bool(self._redis.eval(_RENEW, 1, key, holder, milliseconds))
+
+        return self._retried(f"lease {what}", ask)
+
+    def release(self, what: str, holder: str) -> None:
+        """Give a lease up if it is ours."""
+        key = f"local-trainer:lease:{what}"
+        self._retried(f"release {what}", lambda: self._redis.eval(_RELEASE, 1, key, holder))
+
+    def wait_until_up(self, limit_s: float) -> None:
+        """Wait for the server.
+
+        Raises:
+            TransportError: If it does not answer in time, or refuses the password.
+        """
+        self._retried("reach the server", self._redis.ping, limit_s)
+
+    def _make_group(self) -> None:
+        import redis.exceptions
+
+        try:
+            self._redis.xgroup_create(self._orders, _GROUP, id="0", mkstream=True)
+        except redis.exceptions.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    def _retried(
+        self, what: str, ask: Callable[[], _Result], limit_s: float = _GIVE_UP_S
+    ) -> _Result:
+        """Ask again while the server is away, for two minutes, and say so meanwhile."""
+        import redis.exceptions
+
+        away = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+        began = time.monotonic()
+        wait_s = 0.1
+        while True:
+            try:
+                return ask()
+            except redis.exceptions.AuthenticationError as error:
+                raise TransportError(
+                    f"Redis at {self._url} refuses the password: {error}"
+                ) from None
+            except (*away, *_not_now()) as error:
+                if time.monotonic() - began > limit_s:
+                    raise TransportError(
+                        f"Cannot {what}: Redis at {self._url} has not answered for "
+                        f"{limit_s:.0f} s: {error}"
+                    ) from None
+                logger.warning("waits for Redis at %s: %s", self._url, error)
+                time.sleep(wait_s)  # between two attempts of the same request
+                wait_s = min(2.0 * wait_s, _LONGEST_WAIT_S)
+            except redis.exceptions.ResponseError as error:
+                if str(error).startswith("NOGROUP"):
+                    self._make_group()  # the server came back empty
+                    continue
+                raise TransportError(f"Cannot {what}: Redis at {self._url} says: {error}") from None
+
+
+def _not_now() -> tuple[type[Exception], ...]:
+    """Return what a server says that will do what it is asked a little later."""
+    import redis.exceptions
+
+    return redis.exceptions.BusyLoadingError, redis.exceptions.OutOfMemoryError
+
+
+_RENEW = """
+if redis.call('get', KEYS[1]) == ARGV[1] then
+  return redis.call('pexpire', KEYS[1], ARGV[2])
+end
+return 0
+"""
+_RELEASE = """
+if redis.call('get', KEYS[1]) == ARGV[1] then
+  return redis.call('del', KEYS[1])
+end
+return 0
+"""
+
+
+# The wire form.
+
+_ARRAYS: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...] = (
+    ("steps", STEP_DTYPE, ()),
+    ("actions", np.dtype("<i4"), ()),
+    ("rewards", np.dtype("<f8"), ()),
+    ("wall_clock", np.dtype("<f8"), ()),
+)
+
+
+def encode_episode(episode: Episode) -> dict[str, bytes]:
+    """Return an episode as fields of a stream's entry: a header and raw arrays."""
+    probabilities, pictures = episode.probabilities, episode.observations
+    last = episode.final_observation
+    header = {
+        "version": WIRE_VERSION,
+        "start": asdict(episode.start),
+        "phase": episode.phase,
+        "iteration": episode.iteration,
+        "steps": len(episode.steps),
+        "actions": None if probabilities is None else probabilities.shape[1],
+        "channels": None if pictures is None else pictures.shape[3],
+        "has_last": last is not None,
+    }
+    fields = {"header": json.dumps(header).encode()}
+    for name, dtype, _ in _ARRAYS:
+        array = np.ascontiguousarray(getattr(episode, name), dtype)
+        fields[name] = zlib.compress(array.tobytes(), _COMPRESSION)
+    if probabilities is not None:
+        fields["probabilities"] = np.ascontiguousarray(probabilities, "<f4").tobytes()
+    if pictures is not None:
+        fields["pictures"] = zlib.compress(np.ascontiguousarray(pictures).data, _COMPRESSION)
+    if last is not None:
+        fields["last"] = zlib.compress(np.ascontiguousarray(last).data, _COMPRESSION)
+    return fields
+
+
+def decode_episode(fields: dict[bytes, bytes]) -> Episode:
+    """Return the episode of a stream's entry.
+
+    Raises:
+        TransportError: If it is none, or of another version.
+    """
+    try:
+        header = json.loads(fields[b"header"])
+        if header["version"] != WIRE_VERSION:
+            raise ValueError(f"version {header['version']}, understood is {WIRE_VERSION}")
+        count = int(header["steps"])
+        arrays = {
+            name: _array(zlib.decompress(fields[name.encode()]), dtype, (count, *shape))
+            for name, dtype, shape in _ARRAYS
+        }
+        probabilities = pictures = last = None
+        if header["actions"] is not None:
+            shape: tuple[int, ...] = (count, int(header["actions"]))
+            probabilities = _array(fields[b"probabilities"], np.dtype("<f4"), shape)
+        size = (CAMERA_HEIGHT_PX, CAMERA_WIDTH_PX)
+        if header["channels"] is not None:
+            shape = (count, *size, int(header["channels"]))
+            pictures = _array(zlib.decompress(fields[b"pictures"]), np.dtype("u1"), shape)
+        if header["has_last"]:
+            shape = (*size, int(header["channels"]))
+            last = _array(zlib.decompress(fields[b"last"]), np.dtype("u1"), shape)
+        return Episode(
+            start=_start(header["start"]),
+            phase=str(header["phase"]),
+            iteration=int(header["iteration"]),
+            observations=pictures,
+            probabilities=probabilities,
+            final_observation=last,
+            **arrays,
+        )
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        raise TransportError(f"An entry of the stream is no episode: {error!r:.200}") from None
+
+
+def _array(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    return np.frombuffer(bytearray(data), dtype).reshape(shape)
+
+
+def _order_text(order: Order) -> str:
+    return json.dumps({"version": WIRE_VERSION, **asdict(order)})
+
+
+def _read_order(data: bytes) -> Order:
+    try:
+        values = json.loads(data)
+        if values.pop("version") != WIRE_VERSION:
+            raise ValueError("another version")
+        values["start"] = _start(values["start"])
+        values["exploration"] = Exploration(**values["exploration"])
+        return Order(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise TransportError(f"An entry of the stream is no order: {error!r:.200}") from None
+
+
+def _start(values: dict[str, Any]) -> EpisodeStart:
+    return EpisodeStart(**{**values, "rules": EpisodeRules(**values["rules"])})
+
+
+def _text(fields: dict[bytes, bytes], name: bytes) -> str:
+    return fields.get(name, b"").decode("utf-8", "replace")
