@@ -57,18 +57,18 @@ class BadReturn(Exception):
 def main() -> None:
     """Serve one parent until it closes its end."""
     requests, replies, shared, log = (int(text) for text in sys.argv[1:5])
-    setup = json.loads(_read_message(requests))
-    _guard(setup, log)
+    setup = json.loads(read_message(requests))
+    guard(setup, log)
     memory = mmap.mmap(shared, SHARED_BYTES)
     os.write(replies, OK)  # Python is up; from here on the user's code takes the time
     try:
         function = load_function(Path(setup["path"]))
     except BaseException as error:  # the user's code runs here: anything may come out
-        _flush()
-        _reply_failure(replies, _describe(error, setup["path"], None))
+        flush_output()
+        _reply_failure(replies, describe(error, setup["path"], None))
         return
     signal.setitimer(signal.ITIMER_REAL, 0.0)
-    _flush()
+    flush_output()
     os.write(replies, OK)
     waypoints = [(x, y) for x, y in setup["waypoints"]]
     _serve(function, Road(setup["length_m"], waypoints), memory, requests, replies, setup)
@@ -120,16 +120,16 @@ def _serve(
         signal.setitimer(signal.ITIMER_REAL, setup["time_limit_s"] * count + 5.0)
         at_work[0] = 0
         try:
-            for index, one in enumerate(params.dicts(records[:count])):
+            for index, one in enumerate(params.each(records[:count])):
                 at_work[0] = index
                 value = function(one)
                 slots[index] = value if type(value) is float else _as_number(value)
             _check_rewards(rewards[:count], at_work)
         except BaseException as error:  # the user's code runs here: anything may come out
-            _flush()
-            _reply_failure(replies, _describe(error, setup["path"], function))
+            flush_output()
+            _reply_failure(replies, describe(error, setup["path"], function))
         else:
-            _flush()
+            flush_output()
             os.write(replies, OK)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
 
@@ -137,11 +137,11 @@ def _serve(
 def _as_number(value: Any) -> float:
     """Return a returned value as a float: what ``float()`` takes, texts excepted."""
     if isinstance(value, str | bytes | bytearray):
-        raise BadReturn(f"returned the text {_short(value)}; it must return a number")
+        raise BadReturn(f"returned the text {short(value)}; it must return a number")
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
-        shown = "None" if value is None else f"{_short(value)} ({type(value).__name__})"
+        shown = "None" if value is None else f"{short(value)} ({type(value).__name__})"
         raise BadReturn(f"returned {shown}; it must return a number") from None
 
 
@@ -155,7 +155,7 @@ def _check_rewards(rewards: np.ndarray, at_work: memoryview) -> None:
     raise BadReturn(f"returned {shown}; it must return a number within +-1e5")
 
 
-def _describe(error: BaseException, path: str, function: Any) -> dict[str, Any]:
+def describe(error: BaseException, path: str, function: Any) -> dict[str, Any]:
     """Return what happened, and the line of the user's file it happened in."""
     line = None
     if isinstance(error, SyntaxError) and error.filename == path:
@@ -172,8 +172,16 @@ def _describe(error: BaseException, path: str, function: Any) -> dict[str, Any]:
     return {"what": f"raised {type(error).__name__}{': ' if text else ''}{text}", "line": line}
 
 
-def _guard(setup: dict[str, Any], log: int) -> None:
-    """Keep what the user's code can do to this machine small."""
+def guard(setup: dict[str, Any], log: int) -> BoundedLog:
+    """Keep what the user's code can do to this machine small.
+
+    Args:
+        setup: ``memory_bytes`` and ``log_bytes``, limits; ``load_limit_s``, from now on.
+        log: Descriptor that printed text goes to.
+
+    Returns:
+        What stands in for standard output from now on.
+    """
     for kind, limit in (
         (resource.RLIMIT_AS, setup["memory_bytes"]),
         # Backstop for output that bypasses Python; the log below is bounded well before.
@@ -191,20 +199,28 @@ def _guard(setup: dict[str, Any], log: int) -> None:
     signal.setitimer(signal.ITIMER_REAL, setup["load_limit_s"] + 5.0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    sys.stdout = sys.stderr = _BoundedLog(log, setup["log_bytes"])
+    output = BoundedLog(log, setup["log_bytes"])
+    sys.stdout = sys.stderr = output
+    return output
 
 
-class _BoundedLog(io.TextIOBase):
+class BoundedLog(io.TextIOBase):
     """What the user's code prints, up to a limit."""
 
     def __init__(self, descriptor: int, limit_bytes: int) -> None:
+        """Write to a copy of the descriptor, at most so many characters."""
         self._file = os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
         self._left = limit_bytes
+        self.num_characters = 0
+        """All that was printed, what was left out too."""
 
     def writable(self) -> bool:
+        """Return that it can be written to."""
         return True
 
     def write(self, text: str) -> int:
+        """Write the text as far as the limit allows; the rest is dropped."""
+        self.num_characters += len(text)
         if self._left > 0:
             self._file.write(text[: self._left])
             self._left -= len(text)
@@ -213,10 +229,12 @@ class _BoundedLog(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
+        """Write out what is buffered."""
         self._file.flush()
 
 
-def _flush() -> None:
+def flush_output() -> None:
+    """Write out what the user's code printed, if that is still possible."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -224,7 +242,8 @@ def _flush() -> None:
         pass  # a full disk or a user who closed it; rewards matter more than their prints
 
 
-def _read_message(descriptor: int) -> bytes:
+def read_message(descriptor: int) -> bytes:
+    """Return the bytes of one message: their number (4 bytes), then they."""
     size = int.from_bytes(os.read(descriptor, 4), "little")
     data = b""
     while len(data) < size:
@@ -240,7 +259,8 @@ def _reply_failure(descriptor: int, failure: dict[str, Any]) -> None:
     os.write(descriptor, FAILED + len(data).to_bytes(4, "little") + data)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Return what a value looks like in a few characters; never raises."""
     try:
         text = " ".join(repr(value).split())
     except Exception:  # the user's __repr__

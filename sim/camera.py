@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, prange
 
-from sim.ground import Ground, draw_ground, to_grey
+from sim.ground import Ground, GroundStyle, draw_ground, to_grey
 from sim.simulator import CAMERA_HEIGHT_PX, CAMERA_WIDTH_PX
 from sim.track import Track
 
@@ -172,6 +172,13 @@ class Camera:
         return self._look_scenes
 
 
+def blind() -> tuple[Scene, Rays]:
+    """Return an empty scene and rays that meet nothing, for kernels that do not film."""
+    texel, level = np.zeros(1, np.uint8), np.zeros(1, np.int64)
+    scene = Scene(texel, level, level, np.ones(1), 0.0, 0.0, 0.0, 0.0, texel, texel)
+    return scene, _new_rays()
+
+
 def _new_rays() -> Rays:
     size = (CAMERA_HEIGHT_PX, _MAX_TAPS)
     rows = CAMERA_HEIGHT_PX
@@ -181,12 +188,15 @@ def _new_rays() -> Rays:
 
 
 def _scene(ground: Ground, is_grey: bool) -> Scene:
-    style = ground.style
+    sky = np.array([ground.style.sky], np.uint8)
+    return _pack_scene(ground, ground.rgb, wall_colors(ground.style), sky, is_grey)
+
+
+def wall_colors(style: GroundStyle) -> _Bytes:
+    """Return the RGB of the north, east, south and west wall, shape (4, 3)."""
     # Sides in different shades give the room corners.
     shades = np.array([1.0, 0.94, 0.88, 0.94])[:, None]
-    walls = np.rint(np.array([style.wall]) * shades).astype(np.uint8)
-    sky = np.array([style.sky], np.uint8)
-    return _pack_scene(ground, ground.rgb, walls, sky, is_grey)
+    return np.rint(np.array([style.wall]) * shades).astype(np.uint8)
 
 
 def _material_scene(ground: Ground) -> Scene:

@@ -16,9 +16,9 @@ import numba
 import numpy as np
 from numba.experimental import structref
 
-from sim.camera import Camera, Rays, Scene, place_camera, render_frame
-from sim.car import BODY_DTYPE, CarConfig, CarNumbers, clip, drive, place, wheel_points
-from sim.episode import EPISODE_DTYPE, begin, check_start, judge, put_back_pose
+from sim.camera import Camera, Rays, Scene, blind, place_camera, render_frame
+from sim.car import BODY_DTYPE, CarConfig, CarNumbers, clip, drive, place
+from sim.episode import EPISODE_DTYPE, begin, check_start
 from sim.randomization import (
     RandomizationConfig,
     episode_generator,
@@ -26,8 +26,8 @@ from sim.randomization import (
     sample_look,
     sample_physics,
 )
-from sim.reward_params import measure
 from sim.simulator import CAMERA_HEIGHT_PX, CAMERA_WIDTH_PX, EpisodeStart
+from sim.step_record import complete_step
 from sim.steps import STEP_DTYPE
 from sim.track import Track, TrackArrays, start_pose
 
@@ -49,8 +49,6 @@ _parallel_kernels = threading.Lock()
 
 _PENDING_STEPS = 16
 """Commands kept a car: more than the longest latency (8), and a power of two."""
-
-_LINE_END_M = 1e-9
 
 _OK = 0
 _OUT_OF_RANGE = 1
@@ -120,7 +118,7 @@ class EmbeddedSimulator:
             track: Track to drive on, in row order.
             num_cars: How many cars; they do not see or touch each other.
             seed: With the episode's number it fixes everything random, whatever car drives.
-            channels: 1 for grey pictures, 3 for RGB.
+            channels: 1 for grey pictures, 3 for RGB, 0 for none, which is fastest.
             car: How the cars drive.
             randomization: What differs from episode to episode.
 
@@ -135,10 +133,13 @@ class EmbeddedSimulator:
             (num_cars, CAMERA_HEIGHT_PX, CAMERA_WIDTH_PX, channels), np.uint8
         )
         self.reseed(seed)
-        self._camera = Camera(track, channels)
+        self._camera = Camera(track, channels) if channels else None
         self._randomization = randomization or RandomizationConfig()
         self._looks = plain_looks(num_cars) if self._randomization.changes_camera else None
         self._is_filmed_in_kernel = channels == 1 and self._looks is None
+        scene, rays = blind()
+        if self._camera is not None:
+            scene, rays = _grey_scene(self._camera.scene), self._camera.rays
         self._bodies = np.zeros(num_cars, BODY_DTYPE)
         self._episodes = np.zeros(num_cars, EPISODE_DTYPE)
         self._cars = np.zeros(num_cars, np.int64)
@@ -148,8 +149,8 @@ class EmbeddedSimulator:
         self._world = _build_world(
             track.arrays,
             (car or CarConfig()).numbers(),
-            _grey_scene(self._camera.scene),
-            self._camera.rays,
+            scene,
+            rays,
             self.observations[..., 0] if self._is_filmed_in_kernel else _NO_PICTURES,
             self._bodies,
             self._episodes,
@@ -257,6 +258,8 @@ class EmbeddedSimulator:
         return sample_physics(self._randomization, rng)
 
     def _film(self, count: int) -> None:
+        if self._camera is None:
+            return
         cars = self._cars[:count]
         with _parallel_kernels:
             self._camera.render(
@@ -393,26 +396,10 @@ def _step_car(world: _World, k: int, steps: np.ndarray) -> None:
     step.steering_angle = steering_deg
     step.actual_speed = body.forward_mps
     step.actual_steering = body.steering_rad
-    wheel_points(car, body.x, body.y, body.yaw, world.wheels[i])
-    measure(
-        world.track,
-        episode.is_reversed,
-        body.x,
-        body.y,
-        body.yaw,
-        world.wheels[i],
-        episode.start_fraction,
-        episode.progress,
-        steps,
-        k,
+    x, y, yaw, is_put_back = complete_step(
+        world.track, car, world.episodes, i, old_x, old_y, world.wheels[i], steps, k
     )
-    moved_m = math.hypot(body.x - old_x, body.y - old_y)
-    track = world.track
-    length_m = track.stations_m[1 if episode.is_reversed else 0, -1]
-    is_line_end = not track.is_loop and step.projection_distance >= length_m - _LINE_END_M
-    if judge(world.episodes, i, moved_m, is_line_end, steps, k):
-        fraction = episode.start_fraction + episode.progress / 100.0
-        x, y, yaw = put_back_pose(track, episode.is_reversed, fraction, old_x, old_y)
+    if is_put_back:
         place(world.bodies, i, x, y, yaw)
         world.pending[i] = 0.0
     _show(world, i, k)

@@ -5,6 +5,7 @@ Imports no compiler: the process that runs the user's function has to start quic
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,9 +96,16 @@ class RewardParams:
         Args:
             steps: Shape (n,), dtype `sim.steps.STEP_DTYPE`.
         """
+        return list(self.each(steps))
+
+    def each(self, steps: np.ndarray) -> Iterator[dict[str, Any]]:
+        """Yield the same dicts, each made when it is asked for.
+
+        Faster than `dicts` where a dict is dropped before the next: it is freed at once, so that
+        Python's garbage collector finds nothing to look through.
+        """
         template = self._template
         forward, backward = self._waypoints
-        dicts = []
         # One tuple a record: tolist() converts all fields at once, far faster than one by one.
         for (
             all_wheels_on_track,
@@ -145,5 +153,4 @@ class RewardParams:
             params["is_crashed"] = is_crashed
             params["is_offtrack"] = is_offtrack
             params["sim_time"] = sim_time
-            dicts.append(params)
-        return dicts
+            yield params

@@ -30,7 +30,7 @@ HOMES = {
     "rospy": ("sim.gazebo",),
     "ray": ("local_trainer.launch",),
     "numba": ("sim",),
-    "matplotlib": ("local_trainer.plots", "local_trainer.track_plot"),
+    "matplotlib": ("local_trainer.plots", "local_trainer.track_plot", "local_trainer.lab.figures"),
     "av": ("local_trainer.video",),
     "gym": ("sim.gym_env",),
     "gymnasium": ("sim.gym_env",),

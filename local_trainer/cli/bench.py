@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from local_trainer.cli.console import facts, print_json, stdout
+from local_trainer.runs import DEFAULT_RUNS_DIR
 
 app = typer.Typer(
     help="Measure the simulator, the PPO update and a whole training on this machine.",
@@ -45,6 +47,22 @@ def train(
     from local_trainer.bench.train import run
 
     _show(run(seeds=seeds, minutes=minutes), as_json)
+
+
+@app.command("replay")
+def replay(
+    run_name: Annotated[
+        str | None, typer.Option("--run", help="A recorded run; one is driven if left out.")
+    ] = None,
+    runs_dir: Annotated[
+        Path, typer.Option("--runs-dir", help="Folder the runs lie in.")
+    ] = DEFAULT_RUNS_DIR,
+    as_json: _Json = False,
+) -> None:
+    """Measure how fast recorded steps are judged again, and how many rewards are the same."""
+    from local_trainer.bench.replay import run
+
+    _show(run(run_name, runs_dir), as_json)
 
 
 def _show(figures: dict[str, Any], as_json: bool) -> None:

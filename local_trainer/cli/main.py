@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from local_trainer.cli import bench, doctor, evaluate, plot, runs, track, train
+from local_trainer.cli import bench, doctor, evaluate, plot, reward, runs, track, train
 from local_trainer.cli.console import print_error
 from local_trainer.cli.watch import INTERRUPTED
 from local_trainer.errors import LocalTrainerError
@@ -27,6 +27,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("plot")(plot.plot)
 app.add_typer(runs.app, name="runs")
 app.add_typer(track.app, name="track")
+app.add_typer(reward.app, name="reward")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 

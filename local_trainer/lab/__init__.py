@@ -1,0 +1,1 @@
+"""The reward lab: check, replay, rank, map and attack reward functions without training."""

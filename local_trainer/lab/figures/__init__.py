@@ -1,0 +1,1 @@
+"""The reward lab's pictures, one module a command."""
