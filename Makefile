@@ -11,7 +11,7 @@ SETUP := scripts/setup.sh $(if $(filter 1,$(GPU)),gpu)
 # Options of `local-trainer train`: make train ARGS="--track Oval_track --minutes 3"
 ARGS ?=
 
-.PHONY: help setup setup-dev train test test-slow check docs lock clean
+.PHONY: help setup setup-dev train test test-slow images test-stack check docs lock clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,7 +29,13 @@ test: setup-dev  ## Run the tests (no Docker, GPU or network needed)
 	@$(BIN)/pytest -q -n auto --dist loadfile -m "not slow and not docker and not gazebo and not gpu" $(ARGS)
 
 test-slow: setup-dev  ## Run the tests that train a model
-	@$(BIN)/pytest -q -m "slow and not docker and not gazebo and not gpu" $(ARGS)
+	@$(BIN)/pytest -q -m "slow and not docker and not gazebo and not services and not gpu" $(ARGS)
+
+images: setup  ## Build the images of the container stack (once: sudo scripts/prepare-docker)
+	@$(BIN)/local-trainer stack build
+
+test-stack: setup-dev  ## Run the tests that need the images: Gazebo, Redis, MinIO in containers
+	@$(BIN)/pytest -q -m "(docker or gazebo or services) and not gpu" $(ARGS)
 
 check: setup-dev  ## Check format, style and types
 	@$(BIN)/ruff format --check .

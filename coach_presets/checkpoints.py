@@ -84,7 +84,8 @@ class CheckpointWriter:
         # The graph does not change, and writing it out takes as long as the weights.
         if self._meta is None:
             with self._session.graph.as_default():
-                self._meta = self._weights.export_meta_graph().SerializeToString()
+                meta = self._weights.export_meta_graph()
+                self._meta = meta.SerializeToString(deterministic=True)
         return self._meta
 
 
@@ -110,7 +111,8 @@ def freeze(session: Any, graph: Any, values_of: Mapping[str, str] | None = None)
         frozen = tf.graph_util.convert_variables_to_constants(
             session, _renamed(graph, values_of), [POLICY_NODE]
         )
-    return bytes(_renamed(frozen, names).SerializeToString())
+    # Deterministic: the same weights give the same file, whichever process writes it.
+    return bytes(_renamed(frozen, names).SerializeToString(deterministic=True))
 
 
 def _renamed(graph: Any, names: Mapping[str, str]) -> Any:

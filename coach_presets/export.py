@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,42 +54,39 @@ NETWORKS: dict[str, tuple[list[Any], list[Any]]] = {
 def answer_all(requests: Sequence[ProbeRequest]) -> list[ProbeAnswer]:
     """Return what was found for each request; a bad model is an answer, not an error."""
     answers = []
-    built: tuple[tuple[Any, ...], LocalPPOAgent] | None = None
     for request in requests:
         answer = ProbeAnswer()
-        pictures = _pictures(request.route)
+        pictures = _pictures(request.route, request.surface)
         live = None
         if request.prefix is not None:
-            key = (request.num_actions, request.network, request.sensor, request.preset)
-            if built is None or built[0] != key:
-                if built is not None:
-                    _session(built[1]).close()
-                built = (key, _rebuild(request))
+            agent = _untrained(request.num_actions, _network_name(request), request.preset)
             try:
-                answer = _restore(built[1], request)
-                live = built[1].probabilities(pictures)
-                _save(built[1], request)
+                answer = _restore(agent, request)
+                live = agent.probabilities(pictures)
+                _save(agent, request)
             except ConfigError as error:
                 answer = replace(answer, weights_problem=str(error))
         if request.frozen is not None or (live is not None and request.save_frozen is not None):
-            answer = _try_frozen(Path(request.frozen or str(request.save_frozen)), answer)
+            answer = _look_at_frozen(Path(request.frozen or str(request.save_frozen)), answer)
         answers.append(_compare(answer, request, live, pictures))
     return answers
 
 
-def _rebuild(request: ProbeRequest) -> LocalPPOAgent:
-    """Return an untrained agent with the network that the metadata (or the preset) name."""
-    if request.preset is not None:
-        parameters = merge_preset(load_preset(Path(request.preset)))
+# Last and best checkpoint of a model share it; building it takes longer than all the rest.
+@lru_cache(maxsize=2)
+def _untrained(num_actions: int, network: str, preset: str | None) -> LocalPPOAgent:
+    """Return an agent with the network that the metadata (or the preset) name."""
+    if preset is not None:
+        parameters = merge_preset(load_preset(Path(preset)))
     else:
         parameters = agent_parameters(PpoConfig())
-        embedder, middleware = NETWORKS[_network_name(request)]
-        network = parameters.network_wrappers["main"]
-        network.input_embedders_parameters[CAMERA].scheme = embedder
-        network.middleware_parameters.scheme = middleware
+        embedder, middleware = NETWORKS[network]
+        main = parameters.network_wrappers["main"]
+        main.input_embedders_parameters[CAMERA].scheme = embedder
+        main.middleware_parameters.scheme = middleware
     # In fp32 on the processor, as the car computes.
     session = SessionSettings(threads=num_cpus(), use_bf16=False, use_gpu=False)
-    return build_agent(parameters, request.num_actions, 0, 0, session)
+    return build_agent(parameters, num_actions, 0, 0, session)
 
 
 def _network_name(request: ProbeRequest) -> str:
@@ -160,7 +158,7 @@ def _save(agent: LocalPPOAgent, request: ProbeRequest) -> None:
         write_atomically(Path(request.save_frozen), freeze(session, policy_graph(session)))
 
 
-def _try_frozen(path: Path, answer: ProbeAnswer) -> ProbeAnswer:
+def _look_at_frozen(path: Path, answer: ProbeAnswer) -> ProbeAnswer:
     try:
         definition = read_frozen_graph(path)
     except (ConfigError, OSError) as error:
@@ -185,7 +183,8 @@ def _compare(
 ) -> ProbeAnswer:
     """Run pictures through the frozen graph and hold them against the live policy's."""
     given = live
-    if answer.frozen is not None:
+    # One that names a device is refused for it, and could not run here.
+    if answer.frozen is not None and not answer.frozen.devices:
         path = Path(request.frozen or str(request.save_frozen))
         try:
             policy = FrozenPolicy(path, num_cpus())
@@ -210,10 +209,12 @@ def _compare(
     )
 
 
-def _pictures(route: str | None) -> np.ndarray:
+@lru_cache(maxsize=4)
+def _pictures(route: str | None, surface: str) -> np.ndarray:
     """Return what the camera sees around a track, shape (NUM_PICTURES, 120, 160, 1), uint8."""
-    track = load_route(Path(route), "track") if route is not None else load_track("reinvent_base")
-    return render(track, NUM_PICTURES)
+    if route is None:
+        return render(load_track("reinvent_base"), NUM_PICTURES)
+    return render(load_route(Path(route), "track", surface), NUM_PICTURES)
 
 
 def render(track: Track, count: int) -> np.ndarray:

@@ -89,8 +89,8 @@ class FilesConfig(_Part):
 class SimulatorConfig(_Part):
     """The world the cars drive in."""
 
-    backend: Literal["embedded"] = "embedded"
-    """Which simulator. ``gazebo`` is refused until it exists."""
+    backend: Literal["embedded", "gazebo"] = "embedded"
+    """Which simulator. ``gazebo`` runs in a container, see docs/stack.md."""
 
     num_cars: int = Field(default=40, ge=1, le=4096)
     """Cars that drive at once, each in an episode of its own."""
@@ -108,6 +108,16 @@ class SimulatorConfig(_Part):
     def channels(self) -> int:
         """Return the picture's channels."""
         return 1
+
+    @model_validator(mode="after")
+    def _gazebo_keeps_its_picture(self) -> SimulatorConfig:
+        if self.backend == "gazebo" and self.randomization.changes_camera:
+            raise ConfigError(
+                "simulator.randomization must leave the picture as it is with simulator.backend "
+                "gazebo (friction_scale and latency_steps may vary), got a range for the picture "
+                "or the camera."
+            )
+        return self
 
 
 class EpisodesConfig(_Part):
@@ -382,7 +392,6 @@ PROFILES: dict[str, dict[str, Any]] = {
 """What each profile sets before the user's own values."""
 
 _NOT_YET = {
-    ("simulator.backend", "gazebo"): "the Gazebo simulator is not supported yet",
     ("simulator.camera", "colour"): "the networks take grey pictures only",
     ("simulator.camera", "color"): "the networks take grey pictures only",
 }

@@ -196,7 +196,8 @@ def wall_colors(style: GroundStyle) -> _Bytes:
     """Return the RGB of the north, east, south and west wall, shape (4, 3)."""
     # Sides in different shades give the room corners.
     shades = np.array([1.0, 0.94, 0.88, 0.94])[:, None]
-    return np.rint(np.array([style.wall]) * shades).astype(np.uint8)
+    colors: _Bytes = np.rint(np.array([style.wall]) * shades).astype(np.uint8)
+    return colors
 
 
 def _material_scene(ground: Ground) -> Scene:

@@ -49,6 +49,17 @@ def train(
     _show(run(seeds=seeds, minutes=minutes), as_json)
 
 
+@app.command("redis")
+def redis(
+    rounds: Annotated[int, typer.Option(help="How often each side takes its turn.")] = 5,
+    as_json: _Json = False,
+) -> None:
+    """Measure how fast episodes go through Redis, against pickled ones over pub/sub."""
+    from local_trainer.bench.redis import run
+
+    _show(run(rounds=rounds), as_json)
+
+
 @app.command("replay")
 def replay(
     run_name: Annotated[

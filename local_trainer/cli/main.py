@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from local_trainer.cli import bench, doctor, evaluate, plot, reward, runs, track, train
+from local_trainer.cli import (
+    bench,
+    doctor,
+    evaluate,
+    export,
+    import_model,
+    plot,
+    reward,
+    runs,
+    stack,
+    track,
+    train,
+    upload,
+)
 from local_trainer.cli.console import print_error
 from local_trainer.cli.watch import INTERRUPTED
 from local_trainer.errors import LocalTrainerError
@@ -25,9 +38,13 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("plot")(plot.plot)
+app.command("import")(import_model.import_model)
 app.add_typer(runs.app, name="runs")
+app.add_typer(export.app, name="export")
+app.add_typer(upload.app, name="upload")
 app.add_typer(track.app, name="track")
 app.add_typer(reward.app, name="reward")
+app.add_typer(stack.app, name="stack")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 

@@ -1,16 +1,17 @@
-"""``local-trainer runs``: list, show, compare and delete runs."""
+"""``local-trainer runs``: list, show, compare, verify and delete runs."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from local_trainer.cli.console import (
     NOTHING,
+    counted,
     facts,
     lap_time,
     percent,
@@ -22,7 +23,10 @@ from local_trainer.errors import ConfigError
 from local_trainer.history import read_history
 from local_trainer.runs import DEFAULT_RUNS_DIR, Run, RunStatus, find_run, list_runs
 
-app = typer.Typer(help="List, show, compare and delete runs.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from local_trainer.manifest import Manifest, Verification
+
+app = typer.Typer(help="List, show, compare, verify and delete runs.", no_args_is_help=True)
 
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder the runs lie in.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -86,6 +90,32 @@ def compare_command(
     else:
         console.print("The settings are the same.\n")
     console.print("What was reached", table(columns, rows))
+
+
+@app.command("verify")
+def verify_command(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Name or folder of a run.")],
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a run is as training left it, and say whether it can be repeated here.
+
+    Exit status: 0 if every file is as it was, else 1.
+    """
+    from local_trainer.manifest import read_manifest, verify
+
+    run = find_run(name, runs_dir)
+    verification = verify(run)
+    manifest = read_manifest(run)
+    if as_json:
+        results = {"is_whole": verification.is_whole, "is_repeatable": verification.is_repeatable}
+        made_with = {"starts": manifest.starts, "step_times": manifest.step_times}
+        plain = {key: _plain(value) for key, value in made_with.items()}
+        print_json({**asdict(verification), **results, **plain})
+    else:
+        stdout().print(facts(_verification_rows(verification, manifest)))
+    if not verification.is_whole:
+        raise typer.Exit(1)
 
 
 @app.command("delete")
@@ -191,6 +221,48 @@ def _results(run: Run) -> dict[str, Any]:
         "best_lap_s": status.best_lap_s,
         "best_checkpoint": status.best_checkpoint or None,
     }
+
+
+def _verification_rows(verification: Verification, manifest: Manifest) -> list[tuple[str, str]]:
+    total = counted(verification.num_artefacts, "file")
+    rows = [("run", f"{verification.run}, {counted(manifest.iteration, 'iteration')}")]
+    if verification.is_whole:
+        rows.append(("files", f"{total}, all as training left them"))
+    else:
+        rows.append(("files", f"{total}, not all as training left them"))
+    for what in ("changed", "missing", "added"):
+        rows += [(what, name) for name in getattr(verification, what)]
+    if verification.is_repeatable:
+        command = f"local-trainer train --repeat {verification.run}"
+        rows.append(("repeatable", f"bit for bit on this machine: {command}"))
+    else:
+        rows.append(("repeatable", "not for certain bit for bit on this machine"))
+        rows += [("because", reason) for reason in verification.obstacles]
+    environment, times = manifest.starts[-1].environment, manifest.step_times
+    precision = "bf16" if environment.uses_bf16 else "fp32"
+    used = ", ".join(environment.gpus) or f"{environment.processor}, {environment.threads} threads"
+    rows += [
+        ("seed", str(manifest.seed)),
+        ("code", f"{environment.code_version}, sha256 {environment.code_sha256[:12]}"),
+        ("made on", f"{used}, {precision}, Python {environment.python}"),
+        ("made with", f"{len(environment.dependencies)} packages, all in manifest.json"),
+    ]
+    if times is not None:
+        rows.append(
+            (
+                "a step",
+                f"{times.simulated_s * 1000:.2f} ms simulated; "
+                f"{times.wall_median_s * 1000:.1f} ms by the clock (median of "
+                f"{counted(times.num_steps, 'step')}), 95 % below {times.wall_p95_s * 1000:.1f} ms",
+            )
+        )
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return None if value is None else asdict(value)
 
 
 def _settings(run: Run) -> dict[str, Any]:

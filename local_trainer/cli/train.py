@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +26,7 @@ from local_trainer.runs import DEFAULT_RUNS_DIR, Run, find_run
 
 if TYPE_CHECKING:
     from local_trainer.config import RunConfig
+    from local_trainer.manifest import Comparison
 
 _FILES = "Files"
 _WHEN = "When it ends"
@@ -43,6 +47,13 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes everything random.")] = None,
     cars: Annotated[int | None, typer.Option(help="Cars that drive at once.")] = None,
+    simulator: Annotated[
+        str | None,
+        typer.Option(help="embedded, or gazebo: in containers; see `stack`."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Rollout workers; with gazebo, each has a simulator.")
+    ] = None,
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Drive the track the other way round.")
     ] = False,
@@ -94,6 +105,12 @@ def train(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")
     ] = None,
+    repeat: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="Train a run again, same settings and seed, and compare the two."
+        ),
+    ] = None,
     from_run: Annotated[
         str | None,
         typer.Option("--from", metavar="RUN[@best|last]", help="Begin with a run's weights."),
@@ -127,6 +144,8 @@ def train(
         "precision": precision,
         "seed": seed,
         "simulator.num_cars": cars,
+        "simulator.backend": simulator,
+        "workers": workers,
         "reverse_direction": reverse or None,
         "alternate_direction": alternate_direction or None,
         "files.reward": _text(reward),
@@ -136,23 +155,103 @@ def train(
         **source,
     }
     files = {"--config": config, "--set": settings, "--hyperparameters": hyperparameters}
-    if resume is not None:
-        fixed = [key for key, value in (given | files | {"--profile": profile}).items() if value]
+    original = None
+    fixed = [key for key, value in (given | files | {"--profile": profile}).items() if value]
+    if repeat is not None:
+        others = {"--resume": resume, **stop, **dict.fromkeys(fixed, True)}
+        others.pop("run", None)
+        original = find_run(repeat, runs_dir)
+        run = _create_repetition(original, name, [k for k, v in others.items() if v], runs_dir)
+    elif resume is not None:
         run = _prepare_resumption(find_run(resume, runs_dir), fixed, stop)
     else:
         run = _create(config, settings or [], given | stop, profile, hyperparameters, runs_dir)
+    start = _starter(run)
     if detach:
-        _detach(run, as_json)
+        _detach(run, start, as_json)
         return
-    from local_trainer.launch.processes import start_training
-
-    status = watch(run, start_training, shows_progress=not quiet, to_stderr=as_json)
+    status = watch(run, start, shows_progress=not quiet, to_stderr=as_json)
+    comparison = _compare(original, run) if original is not None and not status else None
     if as_json:
-        print_json(describe(run))
+        print_json({**describe(run), **({"repetition": asdict(comparison)} if comparison else {})})
     else:
         _print_summary(run)
+        if comparison is not None:
+            _print_comparison(comparison)
     if status:
         raise typer.Exit(status)
+    if comparison is not None and not comparison.is_identical:
+        raise typer.Exit(1)
+
+
+def _create_repetition(original: Run, name: str | None, others: list[str], runs_dir: Path) -> Run:
+    """Return a new run with another's settings, files, track and length."""
+    from local_trainer.config import load_config
+    from local_trainer.run_files import create_run, load_run_track
+
+    if others:
+        option = others[0] if others[0].startswith("--") else f"--{_option(others[0])}"
+        raise ConfigError(
+            f"--repeat takes the run's own settings: {option} cannot be given with it; "
+            "allowed: --name."
+        )
+    with original.lock():
+        config, status = load_config(original.config_file), original.read_status()
+        if status.episodes == 0:
+            raise ConfigError(f"Run {original.name!r} has no finished iteration to repeat.")
+        # As long as it was, whatever ended it: minutes and requests come at another step.
+        stop = config.stop.model_copy(
+            update={"minutes": None, "until": "never", "episodes": status.episodes}
+        )
+        return create_run(
+            config.model_copy(
+                update={"run": _free_name(original, name, runs_dir), "job_name": None, "stop": stop}
+            ),
+            runs_dir,
+            reward_path=original.reward_file,
+            actions=original.metadata_file,
+            preset_path=original.preset_file if original.preset_file.exists() else None,
+            environment_path=(
+                original.environment_file if original.environment_file.exists() else None
+            ),
+            track=load_run_track(original),
+        )
+
+
+def _free_name(original: Run, name: str | None, runs_dir: Path) -> str:
+    if name is not None:
+        return name
+    count = 1
+    while (runs_dir / f"{original.name}-repeat-{count}").exists():
+        count += 1
+    return f"{original.name}-repeat-{count}"
+
+
+def _compare(original: Run, run: Run) -> Comparison:
+    from local_trainer.manifest import compare_runs
+
+    return compare_runs(original, run)
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    if comparison.is_identical:
+        print(
+            f"The repetition is {comparison.run} bit for bit: "
+            f"{counted(len(comparison.same), 'file')} of weights, steps and metrics are the same."
+        )
+        return
+    for what in ("different", "missing"):
+        for name in getattr(comparison, what):
+            print(f"{what}: {name}")
+    print(
+        f"The repetition is not {comparison.run} bit for bit; what may be the cause: "
+        f"local-trainer runs verify {comparison.run}"
+    )
+
+
+def _option(key: str) -> str:
+    """Return the option that a setting was given with."""
+    return _OPTIONS.get(key, key.removeprefix("stop."))
 
 
 def _text(path: Path | None) -> str | None:
@@ -183,6 +282,10 @@ def _create(
 
     learning = load_hyperparameters(hyperparameters) if hyperparameters is not None else {}
     resolved = resolve_config(config, settings, {**learning, **given}, profile)
+    if resolved.simulator.backend == "gazebo":
+        from local_trainer.launch.stack_training import check_stack
+
+        check_stack()
     return create_run(resolved, runs_dir)
 
 
@@ -191,7 +294,7 @@ def _prepare_resumption(run: Run, fixed: list[str], stop: dict[str, Any]) -> Run
     from local_trainer.config import load_config, resolve_config, save_config
 
     if fixed:
-        option = fixed[0] if fixed[0].startswith("--") else f"--{_OPTIONS.get(fixed[0], fixed[0])}"
+        option = fixed[0] if fixed[0].startswith("--") else f"--{_option(fixed[0])}"
         raise ConfigError(
             f"--resume goes on with the run's own settings: {option} cannot be given with it; "
             "allowed: --minutes, --episodes, --until."
@@ -208,6 +311,7 @@ _OPTIONS = {
     "run": "name",
     "job_name": "job-name",
     "simulator.num_cars": "cars",
+    "simulator.backend": "simulator",
     "reverse_direction": "reverse",
     "alternate_direction": "alternate-direction",
     "files.reward": "reward",
@@ -245,10 +349,22 @@ def _option_past_limit(run: Run, config: RunConfig) -> str | None:
     return "--until never" if is_steady and limits.until == "steady" else None
 
 
-def _detach(run: Run, as_json: bool) -> None:
-    from local_trainer.launch.processes import start_training
+def _starter(run: Run) -> Callable[[Run], subprocess.Popen[bytes]]:
+    """Return what starts a run's training: here, or in the container stack.
 
-    process = start_training(run)
+    Raises:
+        ConfigError: If the run asks for the stack and this machine cannot run it.
+    """
+    from local_trainer.config import load_config
+    from local_trainer.launch.processes import start_stack_training, start_training
+
+    if load_config(run.config_file).simulator.backend != "gazebo":
+        return start_training
+    return start_stack_training
+
+
+def _detach(run: Run, start: Callable[[Run], subprocess.Popen[bytes]], as_json: bool) -> None:
+    process = start(run)
     if as_json:
         print_json({"run": run.name, "path": str(run.path), "pid": process.pid})
         return

@@ -134,7 +134,7 @@ class _Watcher:
         with Live(console=self._console, refresh_per_second=4, transient=True) as view:
             for event in self._events(process):
                 if event is not None:
-                    self._standing = self._standing.after(event)
+                    self._take(event)
                 view.update(live.screen(self._run.name, self._standing, self._elapsed()))
 
     def _print_iterations(self, process: subprocess.Popen[bytes]) -> None:
@@ -148,7 +148,15 @@ class _Watcher:
                 self._console.print(live.iteration_line(self._standing, self._elapsed()))
                 is_line_due = False
             is_line_due = is_line_due or isinstance(event, UpdateEvent)
-            self._standing = self._standing.after(event)
+            self._take(event)
+            is_line_due = is_line_due and not _is_new_start(event)
+
+    def _take(self, event: Event) -> None:
+        """Move on to where the run stands after an event."""
+        if _is_new_start(event):
+            # In the stack a trainer that was killed begins again: what it lost is played anew.
+            self._standing, _ = _standing_before(self._run)
+        self._standing = self._standing.after(event)
 
     def _events(self, process: subprocess.Popen[bytes]) -> Iterator[Event | None]:
         """Yield events as they are written, None after each look, until the process ended."""
@@ -161,6 +169,10 @@ class _Watcher:
 
     def _elapsed(self) -> str:
         return self._limit.text(time.monotonic() - self._started)
+
+
+def _is_new_start(event: Event) -> bool:
+    return isinstance(event, PhaseEvent) and event.phase == "setup" and not event.detail
 
 
 def _runs_after(process: subprocess.Popen[bytes], wait_s: float) -> bool:

@@ -14,6 +14,11 @@ def start_training(run: Run) -> subprocess.Popen[bytes]:
     return _start(run, "trainer", [])
 
 
+def start_stack_training(run: Run) -> subprocess.Popen[bytes]:
+    """Start training a run in the container stack, or go on with it. SIGINT stops it cleanly."""
+    return _start(run, "stack", [])
+
+
 def start_evaluation(
     run: Run,
     trials: int = 5,
@@ -40,6 +45,16 @@ def start_evaluation(
     if report is not None:
         arguments += ["--report", str(report)]
     return _start(run, "evaluation", arguments)
+
+
+def start_probe(folder: Path) -> subprocess.Popen[bytes]:
+    """Start trying out the models that ``request.json`` in a folder names.
+
+    See `local_trainer.export.probe`; the process ends with the one that started it.
+    """
+    command = [sys.executable, "-m", "local_trainer.workers.probe", "--folder", str(folder)]
+    with (folder / "probe.log").open("ab") as output:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
 
 def _start(run: Run, worker: str, arguments: list[str]) -> subprocess.Popen[bytes]:

@@ -16,6 +16,7 @@ from local_trainer.episodes import Episode
 from local_trainer.errors import ConfigError
 from local_trainer.evaluation import EvaluationReport, report_of, write_report
 from local_trainer.metrics import evaluation_stamp, write_evaluation_metrics
+from local_trainer.players import LocalPlayers, Players
 from local_trainer.rollout import (
     GREEDY,
     Exploration,
@@ -40,7 +41,7 @@ _MOST_CARS = 32
 
 
 def evaluate_checkpoint(
-    parts: RunParts, rollout: Rollout, checkpoint: Checkpoint, trials: int, is_robust: bool = False
+    parts: RunParts, players: Players, checkpoint: Checkpoint, trials: int, is_robust: bool = False
 ) -> EvaluationReport:
     """Drive laps with a checkpoint; write metrics, trace, steps, report and the best lap's video.
 
@@ -50,10 +51,10 @@ def evaluate_checkpoint(
     Raises:
         ConfigError: If the checkpoint's graph does not fit the run's action space.
     """
-    from coach_presets.checkpoints import FrozenPolicy
+    from coach_presets.acting import ActingCheckpoint
 
     run = parts.run
-    policy = FrozenPolicy(checkpoint.frozen_graph(run.model_dir), parts.threads)
+    policy = ActingCheckpoint(checkpoint.frozen_graph(run.model_dir), parts.threads)
     if policy.num_actions != len(parts.actions):
         raise ConfigError(
             f"checkpoint {checkpoint.name} chooses among {policy.num_actions} actions, "
@@ -65,7 +66,7 @@ def evaluate_checkpoint(
         if is_robust
         else evaluation_starts(parts.config, 0, trials)
     )
-    found = rollout.play(
+    found = players.play(
         policy, starts, "evaluation", checkpoint.number, exploration, keeps_pictures=True
     )
     episodes = sorted(found, key=lambda episode: episode.index)
@@ -116,8 +117,9 @@ def evaluate_run(arguments: argparse.Namespace) -> None:
     with open_reward(parts) as reward:
         simulator = open_simulator(parts, min(arguments.trials, _MOST_CARS))
         rollout = Rollout(simulator, parts.actions, reward, parts.config.seed)
-        report = evaluate_checkpoint(parts, rollout, checkpoint, arguments.trials, arguments.robust)
-        simulator.close()
+        players = LocalPlayers([rollout])
+        report = evaluate_checkpoint(parts, players, checkpoint, arguments.trials, arguments.robust)
+        players.close()
     show_run(run)
     if arguments.report:
         write_report(report, Path(arguments.report))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +18,18 @@ from local_trainer.actions import ActionSpace, load_action_space
 from local_trainer.config import RunConfig, load_config
 from local_trainer.errors import ConfigError, LocalTrainerError
 from local_trainer.machine import gpus, has_fast_bf16, num_cpus
+from local_trainer.mirror import RunMirror
 from local_trainer.reward import RewardFunction
 from local_trainer.run_files import load_run_track
 from local_trainer.runs import Run, write_atomically
+from local_trainer.store import is_s3_url, open_store
+from local_trainer.transport import RedisTransport
 from sim.simulator import Simulator
 from sim.track import Track
 
 logger = logging.getLogger(__name__)
+
+REDIS_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -62,15 +71,23 @@ def open_reward(parts: RunParts, worker: int = 0) -> RewardFunction:
     return RewardFunction(parts.run.reward_file, parts.track, log_path=log)
 
 
-def open_simulator(parts: RunParts, num_cars: int) -> Simulator:
+def open_simulator(parts: RunParts, num_cars: int, host: str | None = None) -> Simulator:
     """Return the simulator a run asks for.
+
+    Args:
+        parts: The run.
+        num_cars: How many cars.
+        host: Where a Gazebo simulator is; by default GAZEBO_HOST, or this machine.
 
     Raises:
         ConfigError: If the user's environment is not usable.
+        ConnectionError: If a Gazebo simulator does not answer.
     """
     config = parts.config.simulator
     if parts.run.environment_file.exists():
         return _open_environment(parts, num_cars)
+    if config.backend == "gazebo":
+        return _open_gazebo(parts, num_cars, host or os.environ.get("GAZEBO_HOST", "localhost"))
     from sim.embedded import EmbeddedSimulator
 
     return EmbeddedSimulator(
@@ -81,6 +98,24 @@ def open_simulator(parts: RunParts, num_cars: int) -> Simulator:
         car=config.car,
         randomization=config.randomization,
     )
+
+
+def _open_gazebo(parts: RunParts, num_cars: int, host: str) -> Simulator:
+    from sim.gazebo.client import GazeboSimulator
+
+    config = parts.config.simulator
+    try:
+        return GazeboSimulator(
+            parts.track,
+            num_cars,
+            seed=parts.config.seed,
+            channels=config.channels,
+            car=config.car,
+            randomization=config.randomization,
+            host=host,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"{error}.") from error
 
 
 def _open_environment(parts: RunParts, num_cars: int) -> Simulator:
@@ -101,6 +136,54 @@ def _open_environment(parts: RunParts, num_cars: int) -> Simulator:
         )
     except ValueError as error:
         raise ConfigError(f"{error}.") from error
+
+
+def open_transport(run_name: str) -> RedisTransport:
+    """Return the streams of a run on the server that REDIS_URL and REDIS_PASSWORD name.
+
+    Raises:
+        ConfigError: If REDIS_URL is not set.
+        TransportError: If the server does not answer or refuses the password.
+    """
+    url = os.environ.get("REDIS_URL")
+    if not url:
+        raise ConfigError(
+            "Trainer and rollout workers meet in Redis: REDIS_URL must be set in the environment "
+            "(redis://host:port/db), got nothing."
+        )
+    transport = RedisTransport(url, run_name, os.environ.get("REDIS_PASSWORD") or None)
+    transport.wait_until_up(REDIS_LIMIT_S)
+    return transport
+
+
+@contextmanager
+def opened_run(location: str) -> Iterator[Run]:
+    """Yield a run from a folder; one in a bucket as a folder that is mirrored there as it changes.
+
+    The folder of a mirrored run is below LOCAL_TRAINER_WORK, else a temporary one.
+
+    Raises:
+        NotFound: If the bucket holds no such run.
+        StoreError: If the store does not answer.
+    """
+    if not is_s3_url(location):
+        yield Run(Path(location))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(os.environ.get("LOCAL_TRAINER_WORK") or temporary)
+        run = Run(folder / location.rstrip("/").rpartition("/")[2])
+        shutil.rmtree(run.path, ignore_errors=True)  # of a trainer that was killed
+        mirror = RunMirror(open_store(location), run.path)
+        mirror.pull()
+        with mirror.pushing(on_look=show_health):
+            yield run
+
+
+def show_health() -> None:
+    """Say that this process is alive by the age of the file HEALTH_FILE, if one is named."""
+    path = os.environ.get("HEALTH_FILE")
+    if path:
+        Path(path).touch()
 
 
 def wants_bf16(config: RunConfig) -> bool:

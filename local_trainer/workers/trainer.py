@@ -1,7 +1,7 @@
 """The trainer: plays episodes, improves the policy, evaluates it, keeps checkpoints.
 
-``python -m local_trainer.workers.trainer --run PATH``. A run that has checkpoints is gone on
-with. SIGINT and SIGTERM stop it cleanly.
+``python -m local_trainer.workers.trainer --run PATH [--remote]``. A run that has checkpoints is
+gone on with. SIGINT and SIGTERM stop it cleanly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from local_trainer.checkpoints import (
 from local_trainer.episodes import Episode
 from local_trainer.errors import ConfigError, LocalTrainerError
 from local_trainer.hyperparameters import hyperparameters
+from local_trainer.manifest import write_manifest
 from local_trainer.metrics import TrainingMetrics, best_model_value
+from local_trainer.players import LocalPlayers, Players, RemotePlayers
 from local_trainer.progress import (
     EndEvent,
     EpisodeEvent,
@@ -44,7 +46,6 @@ from local_trainer.rollout import (
     Interrupted,
     Rollout,
     evaluation_starts,
-    play_together,
     training_exploration,
     training_starts,
 )
@@ -64,12 +65,14 @@ from local_trainer.simtrace import (
     write_training_trace,
 )
 from local_trainer.step_files import write_steps
+from local_trainer.transport import RedisTransport
 from local_trainer.workers.setup import (
     RunParts,
     load_run_parts,
     open_reward,
     open_simulator,
-    run_of,
+    open_transport,
+    opened_run,
     run_worker,
     wants_bf16,
     wants_gpu,
@@ -84,12 +87,15 @@ _NEW = TrainerState(0, 0, 0, 0, 0.0, 0)
 class Trainer:
     """One start of a run's training, from its newest checkpoint to its end."""
 
-    def __init__(self, parts: RunParts, started: float) -> None:
+    def __init__(
+        self, parts: RunParts, started: float, transport: RedisTransport | None = None
+    ) -> None:
         """Build simulator, reward process and agent.
 
         Args:
             parts: The run.
             started: `time.monotonic` when this start began; training time counts from here.
+            transport: Where rollout workers play the episodes; None plays them here.
         """
         self._parts = parts
         self._config = parts.config
@@ -101,8 +107,7 @@ class Trainer:
         self._log = RunLog(self._run)
         self._progress.write(PhaseEvent("setup", 0))
         self._rewards: list[RewardFunction] = []
-        self._rollouts: list[Rollout] = []
-        self._open_rollouts()
+        self._players, self._last_players = self._open_players(transport)
         self._agent = self._build_agent()
         self._saves = ThreadPoolExecutor(1, "save")
         self._saving: Future[None] | None = None
@@ -110,6 +115,11 @@ class Trainer:
         self._seconds_before = self._state.seconds
         self._metrics = TrainingMetrics(self._run, self._config.evaluation.best_metric)
         self._metrics.truncate(self._state.episodes, self._state.evaluation_episodes)
+
+    @property
+    def iteration(self) -> int:
+        """Return how many iterations are finished."""
+        return self._state.number
 
     def request_stop(self, reason: str) -> None:
         """Ask the training to stop as soon as it can."""
@@ -136,8 +146,7 @@ class Trainer:
         self._log.close()
         for reward in self._rewards:
             reward.close()
-        for rollout in self._rollouts:
-            rollout.simulator.close()
+        self._players.close()
         self._saves.shutdown()
 
     def show_results(self, end: EndEvent) -> None:
@@ -150,24 +159,32 @@ class Trainer:
         self._phase("report")
         checkpoint = choose_checkpoint(self._run.model_dir)
         evaluate_checkpoint(
-            self._parts, self._rollouts[0], checkpoint, self._config.evaluation.trials
+            self._parts, self._last_players, checkpoint, self._config.evaluation.trials
         )
         show_run(self._run)
 
     # Set-up.
 
-    def _open_rollouts(self) -> None:
-        """Start the rollout workers: they share the cars, each judges its own episodes."""
+    def _open_players(self, transport: RedisTransport | None) -> tuple[Players, Players]:
+        """Return who plays the training and who drives the final laps.
+
+        Here, they share the cars, and each judges its own episodes; one drives the final laps.
+        """
+        if transport is not None:
+            remote = RemotePlayers(transport, self._say_waiting)
+            return remote, remote
         config = self._config
         num_workers = min(config.workers, config.ppo.episodes_between_training)
         cars = math.ceil(config.simulator.num_cars / num_workers)
         self._rewards = [open_reward(self._parts, worker) for worker in range(num_workers)]
-        self._rollouts = [
+        rollouts = [
             Rollout(open_simulator(self._parts, cars), self._parts.actions, reward, config.seed)
             for reward in self._rewards
         ]
+        return LocalPlayers(rollouts), LocalPlayers(rollouts[:1])
 
     def _build_agent(self) -> LocalPPOAgent:
+        from coach_presets.acting import ActingAgent
         from coach_presets.agent import SessionSettings, build_agent
         from coach_presets.checkpoints import CheckpointWriter
         from coach_presets.preset import agent_parameters, load_preset, merge_preset
@@ -187,6 +204,7 @@ class Trainer:
             session,
         )
         self._writer = CheckpointWriter(agent, self._run)
+        self._acting = ActingAgent(agent)
         return agent
 
     def _restore(self) -> TrainerState:
@@ -264,9 +282,8 @@ class Trainer:
         starts = training_starts(self._config, state.episodes, ppo.episodes_between_training)
         episodes = []
         steps = state.steps
-        for episode in play_together(
-            self._rollouts,
-            self._agent,
+        for episode in self._players.play(
+            self._acting,
             starts,
             "training",
             state.number,
@@ -300,9 +317,8 @@ class Trainer:
             self._config, state.evaluation_episodes, self._config.evaluation.trials
         )
         episodes = []
-        for episode in play_together(
-            self._rollouts,
-            self._agent,
+        for episode in self._players.play(
+            self._acting,
             starts,
             "evaluation",
             state.number,
@@ -474,36 +490,60 @@ class Trainer:
     def _phase(self, phase: str) -> None:
         self._progress.write(PhaseEvent(phase, self._state.number))
 
+    def _say_waiting(self, message: str) -> None:
+        self._progress.write(PhaseEvent("rollout", self._state.number, message))
+        print(message, file=sys.stderr)
+
     def _say(self, message: str) -> None:
         self._progress.write(PhaseEvent("setup", 0, message))
         self._log.write(message)
         print(message, file=sys.stderr)
 
 
-def train_run(run: Run) -> None:
-    """Train a run to its end and make its plots, final evaluation and page."""
+def train_run(run: Run, is_remote: bool = False) -> None:
+    """Train a run to its end and make its plots, final evaluation and page.
+
+    Args:
+        run: Which.
+        is_remote: Whether rollout workers play the episodes, reached through Redis.
+    """
     started = time.monotonic()
+    began = datetime.now(UTC).isoformat(timespec="seconds")
     with run.lock():
         parts = load_run_parts(run)
-        trainer = _start(run, parts, started)
+        trainer = _start(run, parts, started, is_remote)
+        first_iteration = trainer.iteration
+
+        def close(end: EndEvent) -> None:
+            trainer.close(end)
+            _certify(run, began, first_iteration)
+
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: trainer.request_stop("stopped by the user"))
         try:
             end = trainer.train()
             trainer.show_results(end)
         except LocalTrainerError as error:
-            trainer.close(EndEvent("failed", str(error)))
+            close(EndEvent("failed", str(error)))
             raise
         except Exception as error:
-            trainer.close(EndEvent("failed", f"{type(error).__name__}: {error}"))
+            close(EndEvent("failed", f"{type(error).__name__}: {error}"))
             raise
-        trainer.close(end)
+        close(end)
 
 
-def _start(run: Run, parts: RunParts, started: float) -> Trainer:
+def _certify(run: Run, began: str, first_iteration: int) -> None:
+    try:
+        write_manifest(run, began, first_iteration)
+    except (OSError, LocalTrainerError) as error:
+        # The training is over, and how it ended is written down; that stands.
+        print(f"manifest.json cannot be written: {error}", file=sys.stderr)
+
+
+def _start(run: Run, parts: RunParts, started: float, is_remote: bool) -> Trainer:
     run.write_status(replace(run.read_status(), status="running", reason=""))
     try:
-        return Trainer(parts, started)
+        return Trainer(parts, started, open_transport(run.name) if is_remote else None)
     except LocalTrainerError as error:
         run.write_status(replace(run.read_status(), status="failed", reason=str(error)))
         raise
@@ -512,9 +552,19 @@ def _start(run: Run, parts: RunParts, started: float) -> Trainer:
 def main(arguments: list[str] | None = None) -> int:
     """Run the worker's command line."""
     parser = argparse.ArgumentParser(prog="python -m local_trainer.workers.trainer")
-    parser.add_argument("--run", required=True, help="the run's folder")
-    run = run_of(parser.parse_args(arguments).run)
-    return run_worker(run, partial(train_run, run))
+    parser.add_argument("--run", required=True, help="the run's folder, or s3://bucket/prefix")
+    parser.add_argument(
+        "--remote",
+        action="store_true",
+        help="rollout workers play the episodes, met in Redis at REDIS_URL (REDIS_PASSWORD)",
+    )
+    parsed = parser.parse_args(arguments)
+    try:
+        with opened_run(parsed.run) as run:
+            return run_worker(run, partial(train_run, run, parsed.remote))
+    except LocalTrainerError as error:  # the place where the run lies, before or after the work
+        print(error, file=sys.stderr)
+        return error.exit_status
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from sim.embedded import EmbeddedSimulator
+from sim.gazebo.client import GazeboSimulator
 from sim.gym_simulator import GymSimulator
 from sim.simulator import EpisodeRules, EpisodeStart, Simulator
 from sim.steps import STEP_DTYPE, EpisodeStatus
@@ -36,8 +38,10 @@ BACKENDS: dict[str, Callable[..., Simulator]] = {
 ONE = np.array([0])
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=[*BACKENDS, pytest.param("gazebo", marks=pytest.mark.gazebo)])
 def new_simulator(request: pytest.FixtureRequest) -> Callable[..., Simulator]:
+    if request.param == "gazebo":
+        return partial(GazeboSimulator, host=request.getfixturevalue("gazebo_host"))
     return BACKENDS[request.param]
 
 

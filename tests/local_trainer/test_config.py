@@ -68,7 +68,7 @@ def test_every_profile_is_valid(profile: str) -> None:
         ("ppo.clip=1", "ppo.clip", "a number > 0 and < 1", "got 1."),
         ("ppo.loss_type=mse", "ppo.loss_type", "mean squared error, huber", "got 'mse'."),
         ("ppo.stack_size=4", "ppo.stack_size", "1", "got 4."),
-        ("simulator.backend=gazebo", "simulator.backend", "not supported yet", "got 'gazebo'."),
+        ("simulator.backend=unity", "simulator.backend", "embedded", "got 'unity'."),
         ("simulator.camera=colour", "simulator.camera", "grey", "got 'colour'."),
         ("simulator.car.wheelbase_m=-1", "simulator.car.wheelbase_m", "> 0", "got -1.0"),
         ("simulator.car.wheelbase_m=x", "simulator.car.wheelbase_m", "a number", "got 'x'."),

@@ -1,0 +1,192 @@
+"""A run's folder kept the same in an object store, both ways.
+
+The trainer works in a folder of its own and pushes what changes; whoever watches pulls. Objects
+appear whole, and what names other files (pointers, counters, status) appears after them, so that a
+reader, or a trainer that begins again from the store, never finds a name without its content.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+from local_trainer.errors import LocalTrainerError, NotFound
+from local_trainer.runs import write_atomically
+from local_trainer.store import ObjectStore, check_key, plain_files
+
+logger = logging.getLogger(__name__)
+
+PUSH_S = 1.0
+LIVE_KEYS = ("progress.jsonl", "status.json", "failure.json")
+"""What is shown while a run trains."""
+
+_HIDDEN_KEYS = ("model/.coach_checkpoint",)
+_NAMING_SUFFIXES = (".index", ".coach_checkpoint", "deepracer_checkpoints.json")
+_RESULT_FOLDERS = (
+    "evaluation-",
+    "logs/",
+    "metrics/",
+    "model/",
+    "plots/",
+    "resume/",
+    "steps/",
+    "training-simtrace/",
+)
+
+_Signature = tuple[int, int, int]
+
+
+class RunMirror:
+    """One run's folder and its place in a store."""
+
+    def __init__(self, store: ObjectStore, folder: Path) -> None:
+        """Take both; nothing is copied yet.
+
+        Args:
+            store: Its prefix holds the run's files.
+            folder: The run's folder; made when something is pulled.
+        """
+        self._store = store
+        self._folder = folder
+        self._pushed: dict[str, _Signature] = {}
+        """What the store has, as it was in the folder."""
+
+    def push(self) -> int:
+        """Write what has changed in the folder to the store, and return how many objects changed.
+
+        Raises:
+            StoreError: If the store does not take it.
+        """
+        found = {key: path for path, key in plain_files(self._folder) if is_mirrored(key)}
+        # What names other files is read before them: then they are there.
+        naming = {key: _read(path) for key, path in found.items() if _rank(key)}
+        found = {key: path for path, key in plain_files(self._folder) if is_mirrored(key)}
+        changed = 0
+        for key, path in found.items():
+            if not _rank(key):
+                changed += self._push_file(key, path)
+        for key in sorted(naming, key=lambda key: (_rank(key), key)):
+            held = naming[key]
+            if held is not None and self._pushed.get(key) != held[0]:
+                self._store.put(key, held[1])
+                self._pushed[key] = held[0]
+                changed += 1
+        gone = [key for key in self._pushed if key not in found and key not in naming]
+        for key in sorted(gone, key=lambda key: (-_rank(key), key)):
+            self._store.delete(key)
+            del self._pushed[key]
+            changed += 1
+        return changed
+
+    def pull(self, is_wanted: Callable[[str], bool] = lambda key: True) -> int:
+        """Write the store's objects to the folder, names last, and return how many there were.
+
+        Checkpoints that the store no longer has go from the folder too.
+
+        Raises:
+            NotFound: If the store has none that is wanted.
+            StoreError: If the store does not give one.
+        """
+        keys = [check_key(item.key) for item in self._store.objects()]
+        keys = [key for key in keys if is_mirrored(key) and is_wanted(key)]
+        if not keys:
+            raise NotFound(f"No run lies at {self._store.location}.")
+        for key in sorted(keys, key=lambda key: (_rank(key), key)):
+            self._store.download(key, self._folder / key)
+            self._pushed[key] = _signature(self._folder / key)
+        for path, key in list(plain_files(self._folder)):
+            is_checkpoint = key.startswith(("model/", "resume/"))
+            if is_checkpoint and is_mirrored(key) and is_wanted(key) and key not in keys:
+                path.unlink()
+        return len(keys)
+
+    def pull_live(self) -> None:
+        """Write what is shown while a run trains to the folder, as far as it is there."""
+        for key in LIVE_KEYS:
+            path = self._folder / key
+            try:
+                data = self._store.get(key)
+            except NotFound:
+                continue
+            if not path.exists() or path.read_bytes() != data:
+                write_atomically(path, data)
+
+    @contextmanager
+    def pushing(
+        self, every_s: float = PUSH_S, on_look: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
+        """Push again and again from a thread while the block runs, and once after it.
+
+        A store that is away for a while is told in the log and tried again.
+
+        Args:
+            every_s: How long to wait in between.
+            on_look: Called after each push, successful or not.
+
+        Raises:
+            StoreError: If the last push fails.
+        """
+        is_over = Event()
+
+        def work() -> None:
+            while not is_over.wait(every_s):
+                try:
+                    self.push()
+                except (LocalTrainerError, OSError) as error:
+                    logger.warning("the run is not in the store yet: %s", error)
+                on_look()
+
+        thread = Thread(target=work, name="mirror", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+            self.push()
+
+    def _push_file(self, key: str, path: Path) -> bool:
+        try:
+            signature = _signature(path)
+            if self._pushed.get(key) == signature:
+                return False
+            self._store.upload(path, key)
+        except (FileNotFoundError, NotFound):
+            return False  # an old checkpoint that was removed meanwhile
+        self._pushed[key] = signature
+        return True
+
+
+def is_mirrored(key: str) -> bool:
+    """Return whether a file belongs to the run: no lock, nothing that is half written."""
+    is_hidden = any(part.startswith(".") for part in key.split("/"))
+    return key in _HIDDEN_KEYS or not is_hidden
+
+
+def is_setup(key: str) -> bool:
+    """Return whether a file was there before the training: what a rollout worker needs."""
+    return not key.startswith(_RESULT_FOLDERS) and key not in ("progress.jsonl", "report.html")
+
+
+def _rank(key: str) -> int:
+    """Return when a file may appear: 0 content, 1 what names it, 2 counters, 3 the run's state."""
+    if "/" not in key:
+        return 3 if key in LIVE_KEYS else 0
+    if key.startswith("resume/") and key.endswith(".json"):
+        return 2
+    return 1 if key.endswith(_NAMING_SUFFIXES) else 0
+
+
+def _signature(path: Path) -> _Signature:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _read(path: Path) -> tuple[_Signature, bytes] | None:
+    try:
+        return _signature(path), path.read_bytes()
+    except FileNotFoundError:
+        return None
