@@ -15,6 +15,7 @@ from typing import Any
 from local_trainer.errors import ConfigError, RunFailed
 
 PROFILE = "gazebo"
+_ALL_PROFILES = (PROFILE, "train")
 GAZEBO_IMAGE = "local-trainer-gazebo"
 _SECRETS = {
     "REDIS_PASSWORD": lambda: secrets.token_hex(24),
@@ -110,12 +111,12 @@ def up(simulators: int = 1, is_building: bool = False) -> None:
 
 def down(has_volumes: bool = False) -> None:
     """Stop the stack and remove its containers; data stay unless ``has_volumes`` removes them."""
-    _call(["down", *(["--volumes"] if has_volumes else [])])
+    _call(["down", *(["--volumes"] if has_volumes else [])], _ALL_PROFILES)
 
 
 def build() -> None:
     """Build all images of the stack."""
-    _call(["build"])
+    _call(["build"], _ALL_PROFILES)
 
 
 def logs(services: Sequence[str] = (), is_following: bool = False) -> None:
