@@ -50,25 +50,27 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Return a table; columns whose name begins with ``>`` are aligned to the right."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     result = Table(box=box.SIMPLE, pad_edge=False, header_style="bold")
     for name in columns:
         is_right = name.startswith(">")
         result.add_column(name.lstrip(">"), justify="right" if is_right else "left")
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*map(Text, row))  # Text: brackets in a cell are no markup
     return result
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> Table:
     """Return a two-column listing: name and value."""
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
     for name, value in rows:
-        grid.add_row(name, value)
+        grid.add_row(name, Text(value))
     return grid
 
 

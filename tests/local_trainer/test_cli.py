@@ -249,3 +249,10 @@ def test_clock_and_laps_are_short() -> None:
     assert console.clock(65.4) == "1:05"
     assert console.lap_time(None) == console.NOTHING
     assert console.percent(33.4) == "33 %"
+
+
+def test_brackets_in_tables_and_facts_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    console.stdout().print(console.facts([("line", "points[i] = [0, 1]")]))
+    console.stdout().print(console.table(["name"], [["waypoints[i]"]]))
+    shown = capsys.readouterr().out
+    assert "points[i] = [0, 1]" in shown and "waypoints[i]" in shown
