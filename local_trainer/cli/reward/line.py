@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from sim.track import Track
 
 
+_COLUMNS = ("line", ">length", ">slowest", ">fastest", ">estimated", ">driven", ">at")
+
+
 def line(
     track: Annotated[
         str, typer.Option("--track", "-t", help="Track, or path of its file.")
@@ -25,6 +28,9 @@ def line(
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Write a picture (.png), coloured by speed.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page (.html) that opens offline.")
     ] = None,
     max_speed: Annotated[
         float, typer.Option("--max-speed", help="Fastest speed to plan with, m/s.")
@@ -50,6 +56,8 @@ def line(
 
     if plot is not None and plot.suffix != ".png":
         raise ConfigError(f"--plot must end in .png, got {str(plot)!r}")
+    if html is not None and html.suffix != ".html":
+        raise ConfigError(f"--html must end in .html, got {str(html)!r}")
     if output is not None and output.suffix not in (".csv", ".json"):
         raise ConfigError(f"--output must end in .csv or .json, got {str(output)!r}")
     road = load_named_track(track, tracks_dir)
@@ -70,11 +78,13 @@ def line(
 
         write_line_plot(road, racing, plot, _subtitle(results))
         files["picture"] = str(plot)
+    if html is not None:
+        _write_page(html, road, racing, results)
+        files["page"] = str(html)
     if as_json:
         print_json({"track": road.name, "is_reversed": is_reversed, "lines": results, **files})
         return
-    columns = ("line", ">length", ">slowest", ">fastest", ">estimated", ">driven", ">at")
-    stdout().print(table(columns, map(_row, results)))
+    stdout().print(table(_COLUMNS, map(_row, results)))
     for what, path in files.items():
         print(f"{what}: {path}")
 
@@ -92,6 +102,23 @@ def _result(name: str, track: Track, line: RacingLine, is_driven: bool) -> dict[
         "driven_lap_s": None if lap is None else lap.lap_time_s,
         "driven_speed_scale": None if lap is None else lap.speed_scale,
     }
+
+
+def _write_page(path: Path, track: Track, line: RacingLine, results: list[dict[str, Any]]) -> None:
+    from local_trainer.lab.figures.line import line_png
+    from local_trainer.page import Page
+
+    points = zip(*line.points_m.T.tolist(), line.speeds_mps.tolist(), strict=True)
+    page = Page(f"Racing line of {track.name}", _subtitle(results), width_px=1080)
+    page.section("Both lines").table(_COLUMNS, map(_row, results))
+    page.text(
+        "Laps from a standing start: estimated from the line's speeds, and driven in the simulator "
+        "by the same path follower along both lines."
+    )
+    page.section("On the track").picture(line_png(track, line), "Coloured by speed.")
+    rows = "\n".join(f"{x:.3f},{y:.3f},{speed:.2f}" for x, y, speed in points)
+    page.details("Points of the line: x in m, y in m, speed in m/s", f"x,y,speed\n{rows}")
+    page.write(path)
 
 
 def _row(result: dict[str, Any]) -> tuple[str, ...]:

@@ -23,12 +23,16 @@ _ROAD_COLOR = "#33373f"
 
 
 def write_line_plot(track: Track, line: RacingLine, path: Path, subtitle: str = "") -> None:
-    """Draw a line on its track into a PNG file.
+    """Draw a line on its track into a PNG file, replaced if it exists; see `line_png`."""
+    write_atomically(path, line_png(track, line, subtitle))
+
+
+def line_png(track: Track, line: RacingLine, subtitle: str = "") -> bytes:
+    """Return the picture of a line on its track as PNG.
 
     Args:
         track: The line's track.
         line: What to draw.
-        path: Where to write it; replaced if it exists.
         subtitle: Written below the track's name.
     """
     from matplotlib import colormaps
@@ -99,7 +103,7 @@ def write_line_plot(track: Track, line: RacingLine, path: Path, subtitle: str = 
     axes.set_title(title, color=TEXT_COLOR, fontsize=11, loc="left")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _speed_range(speeds_mps: np.ndarray) -> tuple[float, float]:

@@ -158,10 +158,11 @@ def test_a_speed_the_car_does_not_have_is_refused(speed: float) -> None:
 
 
 def test_the_command_tells_writes_and_draws(tmp_path: Path) -> None:
-    output, plot = tmp_path / "line.csv", tmp_path / "line.png"
+    output, plot, page = (tmp_path / f"line.{kind}" for kind in ("csv", "png", "html"))
     done = CliRunner().invoke(
         app,
-        ["line", "--track", "Oval_track", "-o", str(output), "--plot", str(plot), "--json"],
+        ["line", "--track", "Oval_track", "--json"]
+        + ["-o", str(output), "--plot", str(plot), "--html", str(page)],
     )
     assert done.exit_code == 0, done.output
     center, racing = json.loads(done.stdout)["lines"]
@@ -169,3 +170,6 @@ def test_the_command_tells_writes_and_draws(tmp_path: Path) -> None:
     assert racing["length_m"] < center["length_m"]
     assert len(read_line(output).points_m) > 100
     assert plot.read_bytes().startswith(b"\x89PNG")
+    text = page.read_text(encoding="utf-8")
+    assert "Racing line of Oval_track" in text and "data:image/png" in text
+    assert f"{racing['driven_lap_s']:.2f} s" in text
