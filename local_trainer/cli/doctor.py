@@ -33,6 +33,7 @@ _PACKAGES = {
     "PIL": "pillow",
     "av": "av",
 }
+_IMAGES = ("local-trainer-gazebo", "local-trainer-trainer")
 _DISK_NEEDED_GIB = 2.0
 _MEMORY_NEEDED_GIB = 2.5
 
@@ -198,11 +199,20 @@ def _gpu(deep: bool) -> Check:
 
 
 def _docker() -> Check:
+    """Look at what Gazebo in containers needs; the embedded simulator needs none of it."""
+    prepare = "for Gazebo in containers: sudo scripts/prepare-docker"
     engine = _output_of("docker", "version", "--format", "{{.Server.Version}}")
     if not engine:
-        return Check("docker", "note", "no engine; not needed for the embedded simulator")
-    compose = _output_of("docker", "compose", "version", "--short") or "none"
-    return Check("docker", "ok", f"engine {engine}, compose {compose}")
+        return Check("docker", "note", "no engine; the embedded simulator needs none", prepare)
+    compose = _output_of("docker", "compose", "version", "--short")
+    if not compose:
+        return Check("docker", "note", f"engine {engine}, no Compose v2", prepare)
+    found = f"engine {engine}, compose {compose}"
+    missing = [name for name in _IMAGES if not _output_of("docker", "image", "inspect", name)]
+    if missing:
+        found = f"{found}; not built: {', '.join(missing)}"
+        return Check("docker", "note", found, "for Gazebo in containers: local-trainer stack build")
+    return Check("docker", "ok", f"{found}, images for Gazebo are built")
 
 
 def _output_of(*command: str) -> str:
