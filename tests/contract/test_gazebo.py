@@ -5,6 +5,8 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
+from typing import IO
 
 import numpy as np
 import pytest
@@ -122,12 +124,13 @@ def test_absent_simulator_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WATCHER = """
-import sys
+import os, sys
 sys.path.append(sys.argv[1])
 import rospy
 rospy.init_node("watcher", anonymous=True)
-subscribers = [rospy.Subscriber(topic, rospy.AnyMsg, lambda message, topic=topic: print(
-    topic, message._connection_header["type"], len(message._buff), flush=True))
+# Each topic has a thread of its own: a line must be written in one go.
+subscribers = [rospy.Subscriber(topic, rospy.AnyMsg, lambda message, topic=topic: os.write(
+    1, f"{topic} {message._connection_header['type']} {len(message._buff)}\\n".encode()))
     for topic in sys.argv[2:]]
 print("watching", flush=True)
 rospy.spin()
@@ -163,18 +166,23 @@ def test_ros_user_can_watch_while_cars_drive(gazebo_host: str, oval: Track) -> N
         assert watcher.stdout.readline() == "watching\n"
         simulator.reset(ONE, [EpisodeStart(0, rules=EpisodeRules(max_steps=10_000))])
         seen: dict[str, tuple[str, int]] = {}
-        os.set_blocking(watcher.stdout.fileno(), False)
-        for _ in range(400):
-            simulator.step(ONE, np.zeros(1), np.full(1, 0.1))
-            while line := watcher.stdout.readline():
+
+        def listen(lines: IO[str]) -> None:
+            for line in lines:
                 topic, kind, size = line.split()
                 seen[topic] = (kind, int(size))
+
+        listener = threading.Thread(target=listen, args=(watcher.stdout,))
+        listener.start()
+        for _ in range(400):
+            simulator.step(ONE, np.zeros(1), np.full(1, 0.1))
             if len(seen) == len(TOPICS):
                 break
     finally:
         watcher.kill()
         watcher.wait()
-        watcher.stdout.close()
+    listener.join()
+    watcher.stdout.close()
     assert {topic: kind for topic, (kind, _) in seen.items()} == TOPICS
     assert seen["/racecar/camera/zed/rgb/image_rect_color"][1] > 160 * 120 * 3
 
