@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from local_trainer.errors import ConfigError, NotFound
+from local_trainer.runs import appearing
 
 _MIB = 2**20
 _CHUNK = _MIB
@@ -148,7 +149,7 @@ def write_tar_gz(path: Path, files: Mapping[str, bytes | Path]) -> None:
         files: Content, or the file it is taken from, by name in the archive.
     """
     with (
-        _appearing_whole(path) as file,
+        appearing(path) as file,
         gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
     ):
@@ -162,7 +163,7 @@ def write_tar_gz(path: Path, files: Mapping[str, bytes | Path]) -> None:
 
 def write_zip(path: Path, files: Mapping[str, bytes | Path]) -> None:
     """Write a zip of plain files; otherwise as `write_tar_gz`."""
-    with _appearing_whole(path) as file, zipfile.ZipFile(file, "w") as archive:
+    with appearing(path) as file, zipfile.ZipFile(file, "w") as archive:
         for name in sorted(files):
             member = zipfile.ZipInfo(name)  # dated 1980, the format's first day
             member.compress_type = zipfile.ZIP_DEFLATED
@@ -409,19 +410,3 @@ def _content(source: bytes | Path) -> Iterator[tuple[IO[bytes], int]]:
         return
     with source.open("rb") as file:
         yield file, os.fstat(file.fileno()).st_size
-
-
-@contextlib.contextmanager
-def _appearing_whole(path: Path) -> Iterator[IO[bytes]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import IO
 
 from local_trainer.errors import ConfigError, NotFound, unknown_name
 
@@ -236,11 +237,23 @@ def list_runs(runs_dir: Path = DEFAULT_RUNS_DIR) -> list[Run]:
 
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Write a whole file or nothing: readers see the old or the new one."""
+    with appearing(path) as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
+
+
+@contextmanager
+def appearing(path: Path, prefix: str | None = None) -> Iterator[IO[bytes]]:
+    """Yield a file that takes its name only when it is whole and on the disk.
+
+    Args:
+        path: The name; its folder is made, a file of that name replaced.
+        prefix: What the file's name begins with until then; hidden and like ``path`` by default.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix or f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data.encode("utf-8") if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

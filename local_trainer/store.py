@@ -11,7 +11,6 @@ import itertools
 import logging
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from local_trainer.errors import ConfigError, LocalTrainerError, NotFound
+from local_trainer.runs import appearing
 
 logger = logging.getLogger(__name__)
 
@@ -284,7 +284,7 @@ class LocalStore:
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object; see `ObjectStore.put`."""
-        with _appearing(self._path(key)) as file:
+        with appearing(self._path(key), _PART_PREFIX) as file:
             file.write(data)
 
     def delete(self, key: str) -> None:
@@ -429,7 +429,7 @@ class S3Store:
 
         def ask() -> None:
             with _counting(progress) as count, self._response(key) as response:
-                with _appearing(path) as file:
+                with appearing(path, _PART_PREFIX) as file:
                     for chunk in response.stream(_CHUNK):
                         file.write(chunk)
                         count(len(chunk))
@@ -599,27 +599,14 @@ def _check_file(path: Path) -> None:
 
 
 def _copy(source: Path, target: Path, progress: Progress | None) -> None:
-    with _counting(progress) as count, source.open("rb") as file, _appearing(target) as copy:
+    with (
+        _counting(progress) as count,
+        source.open("rb") as file,
+        appearing(target, _PART_PREFIX) as copy,
+    ):
         while chunk := file.read(_CHUNK):
             copy.write(chunk)
             count(len(chunk))
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[Any]:
-    """Yield a file that takes its name only when it is whole and on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PART_PREFIX)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _is_removed(folder: Path) -> bool:

@@ -397,11 +397,11 @@ return 0
 
 # The wire form.
 
-_ARRAYS: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...] = (
-    ("steps", STEP_DTYPE, ()),
-    ("actions", np.dtype("<i4"), ()),
-    ("rewards", np.dtype("<f8"), ()),
-    ("wall_clock", np.dtype("<f8"), ()),
+_ARRAYS: tuple[tuple[str, np.dtype[Any]], ...] = (
+    ("steps", STEP_DTYPE),
+    ("actions", np.dtype("<i4")),
+    ("rewards", np.dtype("<f8")),
+    ("wall_clock", np.dtype("<f8")),
 )
 
 
@@ -420,7 +420,7 @@ def encode_episode(episode: Episode) -> dict[str, bytes]:
         "has_last": last is not None,
     }
     fields = {"header": json.dumps(header).encode()}
-    for name, dtype, _ in _ARRAYS:
+    for name, dtype in _ARRAYS:
         array = np.ascontiguousarray(getattr(episode, name), dtype)
         fields[name] = zlib.compress(array.tobytes(), _COMPRESSION)
     if probabilities is not None:
@@ -453,8 +453,8 @@ def decode_episode(fields: dict[bytes, bytes]) -> Episode:
             raise ValueError(f"version {header['version']}, understood is {WIRE_VERSION}")
         count = int(header["steps"])
         arrays = {
-            name: _array(zlib.decompress(fields[name.encode()]), dtype, (count, *shape))
-            for name, dtype, shape in _ARRAYS
+            name: _array(zlib.decompress(fields[name.encode()]), dtype, (count,))
+            for name, dtype in _ARRAYS
         }
         probabilities = pictures = last = None
         if header["actions"] is not None:

@@ -47,7 +47,7 @@ def car_command(
     model: Model,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Archive [default: export/model.tar.gz in the run]."),
+        typer.Option("--output", "-o", help="Archive (default: export/model.tar.gz in the run)."),
     ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Print all about the model: the car sheet.")
@@ -81,7 +81,7 @@ def console_command(
     model: Model,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder; the zip goes beside it [default: in the run]"),
+        typer.Option("--output", "-o", help="Folder; the zip goes beside it (default: in the run)"),
     ] = None,
     track: Annotated[
         str | None,
@@ -113,7 +113,7 @@ def check_command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder, zip, tar or tar.gz.")],
     target: Annotated[
         str | None,
-        typer.Option("--for", help="console or car [default: told from what is inside]."),
+        typer.Option("--for", help="console or car (default: told from what is inside)."),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name the model is to have in the console.")

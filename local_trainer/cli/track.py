@@ -46,7 +46,7 @@ def list_command(tracks_dir: TracksDir = _TRACKS_DIR, as_json: AsJson = False) -
 def show_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Track, or path of its file.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Picture to write [default: NAME.png].")
+        Path | None, typer.Option("--output", "-o", help="Picture to write (default: NAME.png).")
     ] = None,
     tracks_dir: TracksDir = _TRACKS_DIR,
     as_json: AsJson = False,

@@ -27,7 +27,7 @@ def rank(
         typer.Option(
             "--reward",
             metavar="FILE…",
-            help="Reward functions to compare [default: the one that made the first run].",
+            help="Reward functions to compare (default: the one that made the first run).",
         ),
     ] = None,
     profile: Annotated[
