@@ -1,11 +1,12 @@
 """The car: one table of parameters, one camera frame of physics, and a way to refit the table.
 
-The model is a rigid body on four wheels that all turn at one speed. The tyres of an axle share
-their side force; every wheel has its own drive force; each force saturates at friction times
-load, the two directions independently of each other (the reference simulator's contact model
-does the same). In a turn the outer wheels drag and the inner ones push, because all turn at one
-speed, and the moment of that holds the car back. That, rather than lack of side grip, makes it
-understeer from about 1 m/s on; above 2 m/s with the steering turned far in it spins.
+The model is a rigid body on four wheels that all turn at one speed. A wheel touches the ground
+along its width; its two edges stand for that. Each contact resists slip with Coulomb friction,
+across the wheel and along it independently of each other, up to friction times load: the
+reference simulator's contact model. In a turn the outer wheels drag and the inner ones push,
+because all turn at one speed, and the moment of that holds the car back. That, rather than lack
+of side grip, makes it understeer from about 1 m/s on; above 2 m/s with the steering turned far
+in it spins.
 
 Measuring the model (`driving_table`) and fitting it to a measured car (`fit_car`) live here too.
 """
@@ -35,6 +36,9 @@ BODY_DTYPE = np.dtype(
         ("yaw_rate_radps", "f8"),
         ("rim_mps", "f8"),  # speed of all four wheels at the rim
         ("steering_rad", "f8"),  # left positive
+        # m/s: by how much the friction of each contact changed the car's speed in the last
+        # substep. Where the search for the next substep's begins; see `drive` for the order.
+        ("pushes_mps", "f8", (11,)),
     ]
 )
 """How one car moves."""
@@ -80,16 +84,22 @@ class CarConfig:
     drive_friction: float = 0.5
     """Largest drive or braking force over load. The wheels' friction coefficient."""
 
-    side_slip_mps: float = 0.003
-    """Sideways slip at which a tyre reaches 71 % of its largest side force. Fitted."""
+    wheel_width_m: float = 0.034
+    """Distance of a wheel's two edges. Vehicle description."""
 
-    drive_slip_mps: float = 0.02
-    """Lengthways slip at which a wheel reaches 71 % of its largest drive force. Fitted."""
+    center_x_m: float = 0.002463
+    """Centre of mass seen from the car's origin, forward positive. Vehicle description."""
 
-    gyration_radius_m: float = 0.106
-    """Root of yaw inertia over mass: 0.08 kg m2 and 7.1 kg in the reference simulator."""
+    center_height_m: float = 0.02
+    """Height of the centre of mass, which shifts load between wheels. Fitted."""
 
-    substeps: int = 10
+    gyration_radius_m: float = 0.11
+    """Root of yaw inertia over mass: 0.0832 kg m2 and 6.86 kg. Vehicle description."""
+
+    top_speed_mps: float = 3.6
+    """Fastest rim speed, whatever is commanded. Reference simulator: 100 rad/s."""
+
+    substeps: int = 8
     """Physics steps in one camera frame. More moves turning radii by less than 2 %."""
 
     def __post_init__(self) -> None:
@@ -110,6 +120,12 @@ class CarConfig:
                 f"car.rear_axle_x_m must lie in (-{self.wheelbase_m}, 0): the origin is between "
                 f"the axles, got {self.rear_axle_x_m}"
             )
+        front_x_m = self.rear_axle_x_m + self.wheelbase_m
+        if not self.rear_axle_x_m < self.center_x_m < front_x_m:
+            raise ValueError(
+                f"car.center_x_m must lie between the axles, in ({self.rear_axle_x_m}, "
+                f"{front_x_m}), got {self.center_x_m}"
+            )
         if self.substeps != int(self.substeps) or self.substeps > 1000:
             raise ValueError(
                 f"car.substeps must be a whole number from 1 to 1000, got {self.substeps}"
@@ -118,24 +134,31 @@ class CarConfig:
     def numbers(self) -> CarNumbers:
         """Return the car as plain numbers for compiled kernels."""
         front_m = self.wheelbase_m + self.rear_axle_x_m
+        center_to_front_m = front_m - self.center_x_m
+        center_to_rear_m = self.center_x_m - self.rear_axle_x_m
+        half_width_m = self.wheel_width_m / 2.0
+        wheels_y2 = self.front_wheel_y_m**2 + self.rear_wheel_y_m**2
         substep_s = STEP_S / int(self.substeps)
         return CarNumbers(
             front_m=front_m,
             rear_m=-self.rear_axle_x_m,
             front_y_m=self.front_wheel_y_m,
             rear_y_m=self.rear_wheel_y_m,
-            front_load_mps2=GRAVITY_MPS2 * -self.rear_axle_x_m / self.wheelbase_m,
-            rear_load_mps2=GRAVITY_MPS2 * front_m / self.wheelbase_m,
+            half_width_m=half_width_m,
+            center_x_m=self.center_x_m,
+            front_load_mps2=GRAVITY_MPS2 * center_to_rear_m / self.wheelbase_m,
+            rear_load_mps2=GRAVITY_MPS2 * center_to_front_m / self.wheelbase_m,
+            pitch=self.center_height_m / self.wheelbase_m,
+            roll_1pm=self.center_height_m / (4.0 * (wheels_y2 + 2.0 * half_width_m**2)),
             max_steering_deg=self.max_steering_deg,
             min_speed_mps=self.min_speed_mps,
             max_speed_mps=self.max_speed_mps,
+            top_speed_mps=self.top_speed_mps,
             steering_gain=1.0 - math.exp(-substep_s / self.steering_lag_s),
             steering_change_rad=self.steering_rate_radps * substep_s,
             rim_change_mps=self.rim_acceleration_mps2 * substep_s,
             side_friction=self.side_friction,
             drive_friction=self.drive_friction,
-            side_slip2=self.side_slip_mps**2,
-            drive_slip2=self.drive_slip_mps**2,
             gyration2=self.gyration_radius_m**2,
             substep_s=substep_s,
             substeps=int(self.substeps),
@@ -154,15 +177,16 @@ _POSITIVE = (
     "rim_acceleration_mps2",
     "side_friction",
     "drive_friction",
-    "side_slip_mps",
-    "drive_slip_mps",
+    "wheel_width_m",
+    "center_height_m",
     "gyration_radius_m",
+    "top_speed_mps",
     "substeps",
 )
 
 
 class CarNumbers(NamedTuple):
-    """A `CarConfig` prepared for the kernels; forces are per mass, in m/s2."""
+    """A `CarConfig` prepared for the kernels; loads and forces are per mass, in m/s2."""
 
     front_m: float
     """Origin to front axle."""
@@ -170,11 +194,20 @@ class CarNumbers(NamedTuple):
     """Origin to rear axle, positive."""
     front_y_m: float
     rear_y_m: float
+    half_width_m: float
+    """Middle of a wheel to its edges."""
+    center_x_m: float
+    """Origin to centre of mass."""
     front_load_mps2: float
     rear_load_mps2: float
+    pitch: float
+    """Load that a forward acceleration takes from the front axle, over the acceleration."""
+    roll_1pm: float
+    """Load that a leftward acceleration takes from a contact, a metre that it lies left."""
     max_steering_deg: float
     min_speed_mps: float
     max_speed_mps: float
+    top_speed_mps: float
     steering_gain: float
     """Part of the way to the commanded steering that one substep covers."""
     steering_change_rad: float
@@ -183,8 +216,6 @@ class CarNumbers(NamedTuple):
     """Largest change of the rim speed in one substep."""
     side_friction: float
     drive_friction: float
-    side_slip2: float
-    drive_slip2: float
     gyration2: float
     substep_s: float
     substeps: int
@@ -209,6 +240,18 @@ def _turned(cos: float, sin: float, angle_rad: float) -> tuple[float, float]:
     return cos * cos_turn - sin * sin_turn, sin * cos_turn + cos * sin_turn
 
 
+@numba.njit(nogil=True, cache=True, inline="always")
+def _resist(
+    push: float, slip_mps: float, mass_share: float, limit_mps: float
+) -> tuple[float, float]:
+    """Return the push of a contact that stops its slip, or as much of it as friction allows.
+
+    With it, by how much it has changed.
+    """
+    new = clip(push - slip_mps * mass_share, -limit_mps, limit_mps)
+    return new, new - push
+
+
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def drive(
     car: CarNumbers,
@@ -230,19 +273,31 @@ def drive(
     """
     body = bodies[i]
     x, y, yaw = body.x, body.y, body.yaw
-    forward, leftward, turn = body.forward_mps, body.leftward_mps, body.yaw_rate_radps
+    forward, turn = body.forward_mps, body.yaw_rate_radps
+    leftward = body.leftward_mps + turn * car.center_x_m  # from here on of the centre of mass
     rim, steering = body.rim_mps, body.steering_rad
+    pushes = body.pushes_mps
+    # Along the wheels: front and rear, left and right wheel, outer and inner edge.
+    front_lo, front_li, front_ri, front_ro = pushes[0], pushes[1], pushes[2], pushes[3]
+    rear_lo, rear_li, rear_ri, rear_ro = pushes[4], pushes[5], pushes[6], pushes[7]
+    # Across the wheels. The edges of a wheel, and the rear wheels, slip sideways alike.
+    side_l, side_r, side_rear = pushes[8], pushes[9], pushes[10]
 
     cos_yaw, sin_yaw = math.cos(yaw), math.sin(yaw)
     cos, sin = math.cos(steering), math.sin(steering)
 
     dt = car.substep_s
-    front_side = friction_scale * car.side_friction * car.front_load_mps2
-    rear_side = friction_scale * car.side_friction * car.rear_load_mps2
-    front_drive = friction_scale * car.drive_friction * car.front_load_mps2 / 2.0
-    rear_drive = friction_scale * car.drive_friction * car.rear_load_mps2 / 2.0
+    inertia, per_inertia = car.gyration2, 1.0 / car.gyration2
+    front_m, rear_m = car.front_m - car.center_x_m, car.rear_m + car.center_x_m
+    rear_out_m, rear_in_m = car.rear_y_m + car.half_width_m, car.rear_y_m - car.half_width_m
+    rear_out_share = inertia / (inertia + rear_out_m * rear_out_m)
+    rear_in_share = inertia / (inertia + rear_in_m * rear_in_m)
+    rear_side_share = inertia / (inertia + rear_m * rear_m)
+    drive_friction = friction_scale * car.drive_friction
+    side_per_drive = car.side_friction / car.drive_friction
+    rim_target = min(speed_mps, car.top_speed_mps)
     for _ in range(car.substeps):
-        rim += clip(speed_mps - rim, -car.rim_change_mps, car.rim_change_mps)
+        rim += clip(rim_target - rim, -car.rim_change_mps, car.rim_change_mps)
         change_rad = clip(
             (steering_rad - steering) * car.steering_gain,
             -car.steering_change_rad,
@@ -250,67 +305,120 @@ def drive(
         )
         steering += change_rad
         cos, sin = _turned(cos, sin, change_rad)
+        # A wheel that is being steered drags its edges over the ground, one ahead, one back.
+        scrub = car.half_width_m * change_rad / dt
 
-        # A force is its friction limit times slip / sqrt(slip2 + small2), so its resistance
-        # (force over slip) is finite at rest and the slip's own sign does the rest.
-        front_leftward = leftward + turn * car.front_m
-        slip = front_leftward * cos - forward * sin
-        front_grip = front_side / math.sqrt(slip * slip + car.side_slip2)
-        front_force = -front_grip * slip
-        slip = leftward - turn * car.rear_m
-        rear_grip = rear_side / math.sqrt(slip * slip + car.side_slip2)
-        rear_force = -rear_grip * slip
-
-        ahead = forward * cos + front_leftward * sin - rim
-        apart = turn * car.front_y_m * cos
-        slip = ahead - apart
-        front_left_pull = front_drive / math.sqrt(slip * slip + car.drive_slip2)
-        front_left = -front_left_pull * slip
-        slip = ahead + apart
-        front_right_pull = front_drive / math.sqrt(slip * slip + car.drive_slip2)
-        front_right = -front_right_pull * slip
-        slip = forward - turn * car.rear_y_m - rim
-        rear_left_pull = rear_drive / math.sqrt(slip * slip + car.drive_slip2)
-        rear_left = -rear_left_pull * slip
-        slip = forward + turn * car.rear_y_m - rim
-        rear_right_pull = rear_drive / math.sqrt(slip * slip + car.drive_slip2)
-        rear_right = -rear_right_pull * slip
-
-        front_along = (front_left + front_right) * cos - front_force * sin
-        front_across = (front_left + front_right) * sin + front_force * cos
-        along = front_along + rear_left + rear_right + turn * leftward
-        across = front_across + rear_force - turn * forward
-        moment = (
-            car.front_m * front_across
-            - car.rear_m * rear_force
-            + car.front_y_m * (front_right - front_left) * cos
-            + car.rear_y_m * (rear_right - rear_left)
+        # The same velocity, seen from the car as it has turned meanwhile; then the pushes of the
+        # last substep, which are almost this one's.
+        cos_turn = 1.0 - 0.5 * (dt * turn) * (dt * turn)
+        forward, leftward = (
+            forward * cos_turn + leftward * dt * turn,
+            leftward * cos_turn - forward * dt * turn,
         )
+        front_drive = front_lo + front_li + front_ri + front_ro
+        rear_drive = rear_lo + rear_li + rear_ri + rear_ro
+        side = side_l + side_r
+        along = front_drive * cos - side * sin + rear_drive
+        across = front_drive * sin + side * cos + side_rear
 
-        # The forces resist slip so steeply that a plain explicit step would ring: treat each
-        # velocity's own resistance implicitly (the steady state stays exactly the same).
-        front_pull = front_left_pull + front_right_pull
-        rear_pull = rear_left_pull + rear_right_pull
-        front_resists_along = front_pull * cos * cos + front_grip * sin * sin
-        front_resists_across = front_pull * sin * sin + front_grip * cos * cos
-        turn_resistance = (
-            front_resists_across * car.front_m * car.front_m
-            + rear_grip * car.rear_m * car.rear_m
-            + front_pull * cos * cos * car.front_y_m * car.front_y_m
-            + rear_pull * car.rear_y_m * car.rear_y_m
+        # Load on a contact: its share of the axle's, less what the accelerations take from it.
+        front_load = drive_friction * 0.25 * (car.front_load_mps2 * dt - car.pitch * along)
+        rear_load = drive_friction * 0.25 * (car.rear_load_mps2 * dt + car.pitch * along)
+        roll_load = drive_friction * car.roll_1pm * across
+        edge_m = car.half_width_m * cos
+        front_lo_limit = max(front_load - roll_load * (car.front_y_m + edge_m), 0.0)
+        front_li_limit = max(front_load - roll_load * (car.front_y_m - edge_m), 0.0)
+        front_ri_limit = max(front_load + roll_load * (car.front_y_m - edge_m), 0.0)
+        front_ro_limit = max(front_load + roll_load * (car.front_y_m + edge_m), 0.0)
+        rear_lo_limit = max(rear_load - roll_load * rear_out_m, 0.0)
+        rear_li_limit = max(rear_load - roll_load * rear_in_m, 0.0)
+        rear_ri_limit = max(rear_load + roll_load * rear_in_m, 0.0)
+        rear_ro_limit = max(rear_load + roll_load * rear_out_m, 0.0)
+
+        # Lever arms about the centre of mass: a push turns the car by arm over inertia.
+        mid_m, out_m = front_m * sin, car.front_y_m * cos
+        lo_m, li_m = mid_m - out_m - car.half_width_m, mid_m - out_m + car.half_width_m
+        ri_m, ro_m = mid_m + out_m - car.half_width_m, mid_m + out_m + car.half_width_m
+        side_l_m = front_m * cos + car.front_y_m * sin
+        side_r_m = front_m * cos - car.front_y_m * sin
+
+        forward += along
+        leftward += across
+        # Pair by pair, so that a car that drives straight keeps exactly straight.
+        turn += (
+            (lo_m * front_lo + ro_m * front_ro)
+            + (li_m * front_li + ri_m * front_ri)
+            + rear_out_m * (rear_ro - rear_lo)
+            + rear_in_m * (rear_ri - rear_li)
+            + (side_l_m * side_l + side_r_m * side_r - rear_m * side_rear)
+        ) * per_inertia
+
+        # Correct the pushes, those of each left and right pair together, so that left and right
+        # turns mirror each other. Once a substep is enough, since they begin where they were.
+        limit = side_per_drive * (rear_lo_limit + rear_li_limit + rear_ri_limit + rear_ro_limit)
+        side_rear, change = _resist(side_rear, leftward - rear_m * turn, rear_side_share, limit)
+        leftward += change
+        turn -= rear_m * change * per_inertia
+
+        # Both front wheels slip almost alike, so each takes half of what one would have to.
+        slip = leftward * cos - forward * sin
+        share = 0.5 * inertia / (inertia + side_l_m * side_l_m)
+        limit = side_per_drive * (front_lo_limit + front_li_limit)
+        side_l, change_l = _resist(side_l, slip + side_l_m * turn, share, limit)
+        share = 0.5 * inertia / (inertia + side_r_m * side_r_m)
+        limit = side_per_drive * (front_ri_limit + front_ro_limit)
+        side_r, change_r = _resist(side_r, slip + side_r_m * turn, share, limit)
+        forward -= sin * (change_l + change_r)
+        leftward += cos * (change_l + change_r)
+        turn += (side_l_m * change_l + side_r_m * change_r) * per_inertia
+
+        slip = forward * cos + leftward * sin - rim
+        share = inertia / (inertia + lo_m * lo_m)
+        front_lo, change_l = _resist(front_lo, slip + lo_m * turn - scrub, share, front_lo_limit)
+        share = inertia / (inertia + ro_m * ro_m)
+        front_ro, change_r = _resist(front_ro, slip + ro_m * turn + scrub, share, front_ro_limit)
+        forward += cos * (change_l + change_r)
+        leftward += sin * (change_l + change_r)
+        turn += (lo_m * change_l + ro_m * change_r) * per_inertia
+
+        slip = forward * cos + leftward * sin - rim
+        share = inertia / (inertia + li_m * li_m)
+        front_li, change_l = _resist(front_li, slip + li_m * turn + scrub, share, front_li_limit)
+        share = inertia / (inertia + ri_m * ri_m)
+        front_ri, change_r = _resist(front_ri, slip + ri_m * turn - scrub, share, front_ri_limit)
+        forward += cos * (change_l + change_r)
+        leftward += sin * (change_l + change_r)
+        turn += (li_m * change_l + ri_m * change_r) * per_inertia
+
+        slip = forward - rim
+        rear_lo, change_l = _resist(
+            rear_lo, slip - rear_out_m * turn, rear_out_share, rear_lo_limit
         )
-        forward += dt * along / (1.0 + dt * (front_resists_along + rear_pull))
-        leftward += dt * across / (1.0 + dt * (front_resists_across + rear_grip))
-        turn += dt * moment / (car.gyration2 + dt * turn_resistance)
+        rear_ro, change_r = _resist(
+            rear_ro, slip + rear_out_m * turn, rear_out_share, rear_ro_limit
+        )
+        forward += change_l + change_r
+        turn += rear_out_m * (change_r - change_l) * per_inertia
+
+        slip = forward - rim
+        rear_li, change_l = _resist(rear_li, slip - rear_in_m * turn, rear_in_share, rear_li_limit)
+        rear_ri, change_r = _resist(rear_ri, slip + rear_in_m * turn, rear_in_share, rear_ri_limit)
+        forward += change_l + change_r
+        turn += rear_in_m * (change_r - change_l) * per_inertia
 
         yaw += dt * turn
         cos_yaw, sin_yaw = _turned(cos_yaw, sin_yaw, dt * turn)
-        x += dt * (forward * cos_yaw - leftward * sin_yaw)
-        y += dt * (forward * sin_yaw + leftward * cos_yaw)
+        origin_leftward = leftward - turn * car.center_x_m
+        x += dt * (forward * cos_yaw - origin_leftward * sin_yaw)
+        y += dt * (forward * sin_yaw + origin_leftward * cos_yaw)
 
     body.x, body.y, body.yaw = x, y, yaw
-    body.forward_mps, body.leftward_mps, body.yaw_rate_radps = forward, leftward, turn
+    body.forward_mps, body.yaw_rate_radps = forward, turn
+    body.leftward_mps = leftward - turn * car.center_x_m
     body.rim_mps, body.steering_rad = rim, steering
+    pushes[0], pushes[1], pushes[2], pushes[3] = front_lo, front_li, front_ri, front_ro
+    pushes[4], pushes[5], pushes[6], pushes[7] = rear_lo, rear_li, rear_ri, rear_ro
+    pushes[8], pushes[9], pushes[10] = side_l, side_r, side_rear
 
 
 @numba.njit(nogil=True, cache=True)
@@ -320,6 +428,7 @@ def place(bodies: np.ndarray, i: int, x: float, y: float, yaw: float) -> None:
     body.x, body.y, body.yaw = x, y, yaw
     body.forward_mps = body.leftward_mps = body.yaw_rate_radps = 0.0
     body.rim_mps = body.steering_rad = 0.0
+    body.pushes_mps[:] = 0.0
 
 
 @numba.njit(nogil=True, cache=True)
@@ -420,7 +529,7 @@ class TurnMeasurement(NamedTuple):
     turn_radius_m: float
 
 
-_FITTED = ("drive_friction", "side_slip_mps", "drive_slip_mps")
+_FITTED = ("side_friction", "drive_friction", "center_height_m")
 
 
 def fit_car(
@@ -430,8 +539,8 @@ def fit_car(
 ) -> CarConfig:
     """Return the car whose turning radii and speed response are nearest to measured ones.
 
-    Fits drive friction and the two slip speeds, which cannot be read off a vehicle
-    description; everything else stays as in ``start``. Errors count relative to the
+    Fits both friction coefficients and the height of the centre of mass, which cannot be
+    measured with a ruler; everything else stays as in ``start``. Errors count relative to the
     measured value.
 
     Args:
@@ -469,7 +578,7 @@ def fit_car(
         return turns + responses
 
     first = np.log([getattr(base, name) for name in _FITTED])
-    low, high = np.log([0.1, 5e-4, 2e-3]), np.log([2.0, 0.2, 0.5])
+    low, high = np.log([0.1, 0.1, 1e-3]), np.log([2.0, 2.0, 0.1])
     # Large difference steps: radii are smooth in the parameters, step counts are not.
     result = least_squares(
         errors, np.clip(first, low, high), bounds=(low, high), diff_step=0.02, max_nfev=40

@@ -32,6 +32,7 @@ _BEYOND_BORDER_M = 0.0
 _SWING_BACK_DEG = 90.0
 """How much sooner a loiterer turns back for each half road width that it is off its line."""
 _LOOKS_BACK_DEG = 150.0
+_SWINGS_OUT_DEG = 60.0
 
 
 @dataclass(frozen=True)
@@ -302,26 +303,34 @@ class Loiter:
 
 
 class WrongWay:
-    """Turns round at full lock, then lets another driver go on from there."""
+    """Turns round at full lock, then lets another driver go on from there.
+
+    The road is hardly wider than the turn, so the car swings out to the right first.
+    """
 
     def __init__(self, then: Driver, speed_mps: float = 0.3) -> None:
         """Take who drives once the car looks back, and how fast to turn."""
         self._then = then
         self._speed_mps = speed_mps
         self._first_yaw_deg: float | None = None
+        self._has_swung = False
         self._has_turned = False
 
     def command(self, step: np.void | None) -> tuple[float, float]:
         """Return steering in degrees and speed in m/s; see `Driver.command`."""
         if step is None:
-            self._first_yaw_deg, self._has_turned = None, False
-            return FULL_LOCK_DEG, self._speed_mps
+            self._first_yaw_deg, self._has_swung, self._has_turned = None, False, False
+            return -FULL_LOCK_DEG, self._speed_mps
         if self._has_turned:
             return self._then.command(step)
         yaw_deg = math.degrees(float(step["yaw"]))
         if self._first_yaw_deg is None:
             self._first_yaw_deg = yaw_deg
-        if abs(yaw_deg - self._first_yaw_deg) >= _LOOKS_BACK_DEG:
+        turned_deg = (yaw_deg - self._first_yaw_deg + 180.0) % 360.0 - 180.0
+        self._has_swung = self._has_swung or turned_deg <= -_SWINGS_OUT_DEG
+        if not self._has_swung:
+            return -FULL_LOCK_DEG, self._speed_mps
+        if abs(turned_deg) >= _LOOKS_BACK_DEG:
             self._has_turned = True
             self._then.command(None)
         return FULL_LOCK_DEG, self._speed_mps

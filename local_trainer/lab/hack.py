@@ -367,7 +367,7 @@ def _search(
         tried, rounds = tried + len(results), rounds + 1
         for name, score in _OBJECTIVES.items():
             group = best.get(name, []) + [r for r in results if score(r, bar) > -np.inf]
-            group.sort(key=lambda r, score=score: -score(r, bar))  # type: ignore[misc]
+            group.sort(key=lambda r: -score(r, bar))
             best[name] = group[:_NUM_ELITES]
     winners: list[_Result] = []
     for group in best.values():

@@ -79,7 +79,9 @@ class CarLimits:
         """
         table = turn_table(self.car)
         knots = self.grip_use * table.limits_1pm()[::-1]
-        values = table.speeds_mps[::-1]
+        # Of speeds that turn equally tight, the fastest.
+        is_tighter = np.diff(knots, prepend=0.0) > 0.0
+        knots, values = knots[is_tighter], table.speeds_mps[::-1][is_tighter]
         at = np.abs(curvatures_1pm)
         speeds = np.minimum(np.interp(at, knots, values), self.max_speed_mps)
         cell = np.clip(np.searchsorted(knots, at) - 1, 0, len(knots) - 2)

@@ -101,14 +101,15 @@ def test_steady_driver_never_changes_and_zigzag_knows_only_full_lock():
     assert len(set(episode.steps["steering_angle"])) == 2
 
 
-def test_wrong_way_driver_turns_at_full_lock_until_it_looks_back():
+def test_wrong_way_driver_swings_out_and_turns_at_full_lock_until_it_looks_back():
     driver = WrongWay(Steady(0.0, 2.0), speed_mps=0.3)
     step = np.zeros((), [("yaw", "f8")])
-    assert driver.command(None) == (FULL_LOCK_DEG, 0.3)
-    for degrees, expected in ((0.0, (30.0, 0.3)), (149.0, (30.0, 0.3)), (151.0, (0.0, 2.0))):
-        if degrees == 151.0:
-            step["yaw"] = math.radians(degrees)
-            assert driver.command(step[()]) == (FULL_LOCK_DEG, 0.3)  # it looks back now
+    right, left, on = (-FULL_LOCK_DEG, 0.3), (FULL_LOCK_DEG, 0.3), (0.0, 2.0)
+    assert driver.command(None) == right
+    turned_deg = (0.0, -59.0, -61.0, 0.0, 149.0, 151.0, 151.0)
+    for degrees, expected in zip(
+        turned_deg, (right, right, left, left, left, left, on), strict=True
+    ):
         step["yaw"] = math.radians(degrees)
         assert driver.command(step[()]) == expected
 

@@ -75,7 +75,7 @@ def test_time_in_a_step_is_a_camera_frame(world: World) -> None:
     step_s = numbers(root.find(".//max_step_size"))[0]
     iterations = numbers(root.find(".//plugin/iterations_per_step"))[0]
     assert step_s * iterations == pytest.approx(1 / 15, rel=1e-12)
-    assert step_s <= 0.0021
+    assert step_s <= 0.0011
 
 
 def test_worlds_differ_by_track_and_car(track: Track, world: World) -> None:

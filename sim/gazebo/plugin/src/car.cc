@@ -85,6 +85,9 @@ void Car::Save(SavedCar &state) const {
 
 void Car::SetCommand(const Command &command) {
   steering_target_rad_ = command.steering_rad;
+  for (const auto &hinge : hinges_) {
+    hinge->SetParam("fmax", 0, 10.0);  // N m, as in the vehicle's description
+  }
   for (const auto &wheel : wheels_) {
     wheel->SetParam("fmax", 0, settings_.wheel_torque_nm);
     wheel->SetParam("vel", 0, command.speed_mps / wheel_radius_m_);
@@ -103,7 +106,6 @@ void Car::Steer() {
     const double error_rad = steering_target_rad_ - SteeringAngle(hinge);
     const double limit = settings_.steering_rate_radps;
     const double rate = std::clamp(settings_.steering_gain * error_rad, -limit, limit);
-    hinge->SetParam("fmax", 0, 10.0);  // N m, as in the vehicle's description
     hinge->SetParam("vel", 0, rate);
   }
 }
