@@ -11,7 +11,7 @@ SETUP := scripts/setup.sh $(if $(filter 1,$(GPU)),gpu)
 # Options of `local-trainer train`: make train ARGS="--track Oval_track --minutes 3"
 ARGS ?=
 
-.PHONY: help setup setup-dev train test test-slow images test-stack check docs lock clean
+.PHONY: help setup setup-ray setup-dev notebook train test test-slow images test-stack check docs lock clean
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -19,8 +19,15 @@ help:  ## Show the targets
 setup:  ## Set up .venv (the others do it themselves)
 	@$(SETUP)
 
+setup-ray:  ## Set up .venv with Ray: several models at once, sweeps, clusters
+	@$(SETUP) ray
+
 setup-dev:  ## Set up .venv with the development tools
-	@$(SETUP) dev
+	@$(SETUP) dev ray notebook
+
+notebook:  ## Open the notebooks in JupyterLab
+	@$(SETUP) notebook ray
+	@$(BIN)/jupyter lab --notebook-dir notebooks
 
 train: setup  ## Train a model; ARGS="--track … --minutes …"
 	@$(BIN)/local-trainer train $(ARGS)
@@ -29,7 +36,7 @@ test: setup-dev  ## Run the tests (no Docker, GPU or network needed)
 	@$(BIN)/pytest -q -n auto --dist loadfile -m "not slow and not docker and not gazebo and not gpu" $(ARGS)
 
 test-slow: setup-dev  ## Run the tests that train a model
-	@$(BIN)/pytest -q -m "slow and not docker and not gazebo and not services and not gpu" $(ARGS)
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m "slow and not docker and not gazebo and not services and not gpu" $(ARGS)
 
 images: setup  ## Build the images of the container stack (once: sudo scripts/prepare-docker)
 	@$(BIN)/local-trainer stack build
@@ -52,7 +59,9 @@ lock: setup  ## Resolve the requirement files anew; ARGS="--upgrade" takes newer
 	@$(COMPILE) $(ARGS) requirements/bootstrap.in -o requirements/bootstrap.lock
 	@$(COMPILE) $(ARGS) requirements/build.in -o requirements/build.lock
 	@$(COMPILE) $(ARGS) pyproject.toml -o requirements/runtime.lock
-	@$(COMPILE) $(ARGS) pyproject.toml --group dev -c requirements/runtime.lock -o requirements/dev.lock
+	@$(COMPILE) $(ARGS) pyproject.toml --extra ray -c requirements/runtime.lock -o requirements/ray.lock
+	@$(COMPILE) $(ARGS) pyproject.toml --extra notebook -c requirements/ray.lock -o requirements/notebook.lock
+	@$(COMPILE) $(ARGS) pyproject.toml --group dev -c requirements/ray.lock -c requirements/notebook.lock -o requirements/dev.lock
 	@$(COMPILE) $(ARGS) pyproject.toml --extra gpu -c requirements/runtime.lock -o requirements/gpu.lock
 
 clean:  ## Remove .venv and caches; runs stay

@@ -52,6 +52,8 @@ _MEASURES = ("surrogate loss", "value loss", "entropy", "KL divergence", "clip f
 
 _KL = 3
 _RATE_FACTOR = 1.2
+_LEAST_KL = 1e-6
+"""Below this the KL divergence is rounding: the policy has not moved yet."""
 
 
 class _NotFinite(Exception):
@@ -273,7 +275,7 @@ class LocalPPOAgent(ClippedPPOAgent):
         if settings.target_kl is not None:
             if kl > 2.0 * settings.target_kl:
                 self.learning_rate /= _RATE_FACTOR
-            elif 0.0 < kl < 0.5 * settings.target_kl:
+            elif _LEAST_KL < kl < 0.5 * settings.target_kl:
                 self.learning_rate *= _RATE_FACTOR
             low, high = settings.learning_rate_range
             self.learning_rate = min(max(self.learning_rate, low), high)

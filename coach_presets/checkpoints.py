@@ -20,7 +20,7 @@ import numpy as np
 
 from coach_presets.agent import ONLINE, POLICY_NODE, LocalPPOAgent
 from local_trainer.checkpoints import TrainerState, remove_unfinished, write_state
-from local_trainer.errors import ConfigError, RunFailed
+from local_trainer.errors import ConfigError, RunFailed, first_line
 from local_trainer.runs import Run, write_atomically
 
 
@@ -51,10 +51,9 @@ class CheckpointWriter:
             # An error of the graph begins with where the graph was built; the one before it is
             # the system's.
             cause = error.__context__ or error
-            reason = cause.message if isinstance(cause, tf.errors.OpError) else str(cause)
             raise RunFailed(
                 f"checkpoint {state.checkpoint.name} of run {self._run.name!r} cannot be written: "
-                f"{reason.splitlines()[0]}"
+                f"{first_line(cause)}"
             ) from error
 
     def _write(self, state: TrainerState) -> None:
@@ -197,8 +196,7 @@ def read_checkpoint(prefix: Path) -> dict[str, np.ndarray]:
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     # IndexError: that is how TensorFlow tells of a file that was cut off.
     except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"checkpoint {prefix} cannot be read: {reason}") from None
+        raise ConfigError(f"checkpoint {prefix} cannot be read: {first_line(error)}") from None
 
 
 def _assign(agent: LocalPPOAgent, values: dict[str, np.ndarray]) -> None:

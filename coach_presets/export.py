@@ -19,7 +19,7 @@ from coach_presets.agent import ONLINE, LocalPPOAgent, SessionSettings, build_ag
 from coach_presets.checkpoints import FrozenPolicy, freeze, policy_graph, read_frozen_graph
 from coach_presets.preset import CAMERA, agent_parameters, load_preset, merge_preset
 from local_trainer.config import PpoConfig
-from local_trainer.errors import ConfigError
+from local_trainer.errors import ConfigError, one_line
 from local_trainer.export.probe import FrozenFacts, ProbeAnswer, ProbeRequest
 from local_trainer.machine import num_cpus
 from local_trainer.runs import write_atomically
@@ -144,8 +144,7 @@ def _readable(prefix: Path) -> Iterator[None]:
         raise
     # IndexError: that is how TensorFlow tells of a file that was cut off.
     except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{prefix.name} cannot be read: {reason:.200}") from None
+        raise ConfigError(f"{prefix.name} cannot be read: {one_line(error, 200)}") from None
 
 
 def _save(agent: LocalPPOAgent, request: ProbeRequest) -> None:
@@ -195,7 +194,7 @@ def _compare(
                 policy.close()
         except (ConfigError, tf.errors.OpError, ValueError) as error:
             text = str(error).replace(str(path), path.name)
-            return replace(answer, frozen_problem=" ".join(text.split())[:300])
+            return replace(answer, frozen_problem=one_line(text, 300))
         answer = replace(answer, frozen=facts)
         if live is not None and given.shape == live.shape:
             answer = replace(answer, difference=float(np.abs(given - live).max()))

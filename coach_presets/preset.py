@@ -33,7 +33,7 @@ from rl_coach.spaces import DiscreteActionSpace
 
 from coach_presets.ppo_head import FlooredPPOHeadParameters
 from local_trainer.config import PpoConfig
-from local_trainer.errors import ConfigError
+from local_trainer.errors import ConfigError, one_line
 
 CAMERA = "FRONT_FACING_CAMERA"
 
@@ -143,8 +143,8 @@ def load_preset(path: Path) -> ClippedPPOAgentParameters:
     try:
         names = runpy.run_path(str(path))
     except (Exception, SystemExit) as error:  # the user's code may raise anything
-        what = " ".join(str(error).split())
-        raise ConfigError(f"preset {path}: {type(error).__name__}: {what}") from error
+        what = one_line(f"{type(error).__name__}: {error}")
+        raise ConfigError(f"preset {path}: {what}") from error
     finally:
         sys.path.remove(str(path.parent))
     manager = names.get("graph_manager")

@@ -18,7 +18,7 @@ import numpy as np
 from coach_presets.agent import ONLINE, LocalPPOAgent
 from coach_presets.checkpoints import FrozenPolicy, read_checkpoint
 from coach_presets.preset import CAMERA
-from local_trainer.errors import ConfigError
+from local_trainer.errors import ConfigError, first_line
 
 _AGENT = "main_level/agent/"
 _OTHER_ALGORITHM = re.compile(rf"{_AGENT}(policy|q|v)/")
@@ -176,8 +176,9 @@ def policy_difference(agent: LocalPPOAgent, graph: Path) -> float:
     try:
         theirs = frozen.probabilities(pictures)
     except (tf.errors.OpError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{graph.name} cannot be run on a camera picture: {reason}") from None
+        raise ConfigError(
+            f"{graph.name} cannot be run on a camera picture: {first_line(error)}"
+        ) from None
     finally:
         frozen.close()
     ours = agent.probabilities(pictures)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from local_trainer.errors import ConfigError, NotFound
+from local_trainer.errors import ConfigError, NotFound, one_line
 from local_trainer.runs import appearing
 
 _MIB = 2**20
@@ -279,8 +279,7 @@ def _unpack(path: Path, folder: Path, limits: ArchiveLimits) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> ConfigError:
-    what = " ".join(str(error).split()) or type(error).__name__
-    return ConfigError(f"{path.name} is no whole archive: {what}.")
+    return ConfigError(f"{path.name} is no whole archive: {one_line(error)}.")
 
 
 def _unpack_tar(file: Any, folder: Path, guard: _Guard, limits: ArchiveLimits) -> None:

@@ -7,13 +7,18 @@ business of `coach_presets.checkpoints`.
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from local_trainer.errors import NotFound
-from local_trainer.runs import Run, write_atomically
+from local_trainer.errors import ConfigError, NotFound
+from local_trainer.runs import Run, find_run, write_atomically
+
+if TYPE_CHECKING:
+    from local_trainer.config import PretrainedConfig
 
 KEPT_NEWEST = 4
 _NEWEST_FILE = ".coach_checkpoint"
@@ -104,6 +109,20 @@ def write_pointers(model_dir: Path, pointers: BestAndLast) -> None:
         write_atomically(model_dir / _NEWEST_FILE, pointers.last.name)
 
 
+def split_model(text: str) -> tuple[str, str]:
+    """Return the run and the checkpoint of ``RUN@checkpoint``; an empty one of ``RUN`` alone.
+
+    Raises:
+        ConfigError: If one of the two is left out beside the ``@``.
+    """
+    name, at, checkpoint = text.rpartition("@")
+    if not at or "/" in checkpoint:  # a folder with @ in its path
+        return text, ""
+    if not name or not checkpoint:
+        raise ConfigError(f"A model is RUN, RUN@best, RUN@last or RUN@number, got {text!r}.")
+    return name, checkpoint
+
+
 def choose_checkpoint(model_dir: Path, which: str = "best") -> Checkpoint:
     """Return a run's checkpoint.
 
@@ -134,6 +153,36 @@ def _pointed_at(model_dir: Path, which: str) -> Checkpoint | None:
         return Checkpoint.parse(entries[f"{which}_checkpoint"]["name"])
     except (FileNotFoundError, KeyError, ValueError, TypeError):
         return None
+
+
+def first_weights(run: Run, source: PretrainedConfig) -> Path:
+    """Return the prefix of the checkpoint that a run begins with.
+
+    Raises:
+        NotFound: If the other run, or the checkpoint, does not exist.
+    """
+    if run.pretrained_dir.exists():
+        return list_checkpoints(run.pretrained_dir)[-1].prefix(run.pretrained_dir)
+    other = find_run(str(source.run), run.path.parent)
+    return choose_checkpoint(other.model_dir, source.checkpoint).prefix(other.model_dir)
+
+
+def bring_first_weights(run: Run, source: PretrainedConfig) -> None:
+    """Copy the checkpoint that a run begins with into its folder.
+
+    For a trainer that sees this run and no other.
+
+    Raises:
+        NotFound: If the other run, or the checkpoint, does not exist.
+    """
+    if source.run is None or run.pretrained_dir.exists():
+        return
+    prefix = first_weights(run, source)
+    folder = Path(tempfile.mkdtemp(dir=run.path, prefix=".pretrained-"))
+    for path in Checkpoint.parse(prefix.name).files(prefix.parent):
+        shutil.copy2(path, folder)
+    folder.chmod(0o755)
+    folder.rename(run.pretrained_dir)
 
 
 def remove_old(run: Run, best: Checkpoint | None) -> None:

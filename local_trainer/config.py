@@ -92,7 +92,7 @@ class SimulatorConfig(_Part):
     backend: Literal["embedded", "gazebo"] = "embedded"
     """Which simulator. ``gazebo`` runs in a container, see docs/stack.md."""
 
-    num_cars: int = Field(default=40, ge=1, le=4096)
+    num_cars: int = Field(default=20, ge=1, le=4096)
     """Cars that drive at once, each in an episode of its own."""
 
     camera: Literal["grey"] = "grey"
@@ -130,11 +130,19 @@ class EpisodesConfig(_Part):
     change_start_position: bool = True
     """Begin each episode a little further along the track."""
 
-    round_robin_advance: Fraction = 0.05
-    """How much further, fraction of a lap."""
+    round_robin_advance: Fraction = 0.381966
+    """How much further, fraction of a lap. The golden section: episodes in a row lie evenly round
+    the lap, and no two begin at the same place."""
 
     start_position_offset: Fraction = 0.0
     """Where the first episode begins, fraction of a lap."""
+
+    start_sideways_m: float = Field(default=0.3, ge=0.0, le=1.0)
+    """How far left or right of the centre line an episode may begin, drawn anew for each. Without
+    it a policy that drives well forgets what to do near the border."""
+
+    start_turn_deg: float = Field(default=30.0, ge=0.0, le=90.0)
+    """How far the car may be turned at the start, to either side, drawn anew for each."""
 
     reversed_steps: int = Field(default=15, ge=1)
     """Consecutive steps with falling progress that end an episode."""
@@ -154,13 +162,13 @@ class EpisodesConfig(_Part):
 class PpoConfig(_Part):
     """How the policy learns. Written to the run's ``ip/hyperparameters.json``."""
 
-    learning_rate: float = Field(default=1e-3, ge=1e-8, le=1.0)
+    learning_rate: float = Field(default=5e-4, ge=1e-8, le=1.0)
     """Adam's step size."""
 
     batch_size: int = Field(default=64, ge=1, le=65_536)
     """Transitions in one gradient step."""
 
-    optimizer_epsilon: float = Field(default=1e-5, gt=0.0, le=1.0)
+    optimizer_epsilon: float = Field(default=1e-7, gt=0.0, le=1.0)
     """Adam's epsilon."""
 
     optimization_epochs: int = Field(default=2, ge=1, le=100)
@@ -179,7 +187,7 @@ class PpoConfig(_Part):
     clip: float = Field(default=0.2, gt=0.0, lt=1.0)
     """How far one update may move an action's probability ratio from 1."""
 
-    episodes_between_training: int = Field(default=40, ge=1, le=1000)
+    episodes_between_training: int = Field(default=20, ge=1, le=1000)
     """Episodes played between two updates. More is steadier but slower."""
 
     loss_type: Literal["mean squared error", "huber"] = "mean squared error"
@@ -201,13 +209,13 @@ class PpoConfig(_Part):
     """How far an update should move the policy (KL divergence): the learning rate rises and falls
     to keep to it, between a tenth of and twice ``learning_rate``. None: it stays."""
 
-    max_kl: float | None = Field(default=0.15, gt=0.0)
+    max_kl: float | None = Field(default=0.06, gt=0.0)
     """An update ends early once the policy has moved this far (KL divergence) from the one that
     played. Guards against a step too far, from which a policy does not come back. None: never."""
 
     averaging: float = Field(default=0.7, ge=0.0, lt=1.0)
     """What is evaluated and kept is the mean of the weights over the last updates; this much of
-    the mean stays at each. 0: the newest weights alone."""
+    the mean stays at each, less at the first few. 0: the newest weights alone."""
 
     bootstrap_time_up: bool = True
     """Estimate the future of an episode that was cut off by ``max_steps``. The service counts
@@ -287,6 +295,24 @@ class StopConfig(_Part):
     """Evaluations in a row with every lap complete that count as steady."""
 
 
+class ClusterConfig(_Part):
+    """Rollout workers on other machines; see docs/scaling.md."""
+
+    ray: str | None = None
+    """Ray cluster whose nodes play the episodes, ``host:port`` or ``auto``. None: they are played
+    by the trainer."""
+
+    redis: str | None = Field(default=None, pattern=r"^rediss?://[^@\s]+$")
+    """Redis server that trainer and nodes reach, ``redis://host:port/0``; its password is in
+    REDIS_PASSWORD. None: one is started for the run on the trainer's machine."""
+
+    @field_validator("ray", mode="before")
+    @classmethod
+    def _none_in_words(cls, value: object) -> object:
+        # A run that is gone on with can leave its cluster.
+        return None if value == "none" else value
+
+
 class PretrainedConfig(_Part):
     """Another run to take the first weights from."""
 
@@ -311,6 +337,10 @@ class RunConfig(_Part):
 
     track: str = Field(default="reinvent_base", min_length=1)
     """Name of a track, or path of a route or definition file."""
+
+    tracks: tuple[str, ...] = Field(default=(), max_length=16)
+    """Several tracks for one model, each as ``track`` says; episodes and laps go round them.
+    Empty: ``track`` alone."""
 
     surface: Literal["asphalt", "carpet", "concrete", "wood"] | None = None
     """What the ground looks like. None: the track's own."""
@@ -357,6 +387,49 @@ class RunConfig(_Part):
     pretrained: PretrainedConfig = PretrainedConfig()
     """Another run to take the first weights from."""
 
+    cluster: ClusterConfig = ClusterConfig()
+    """Rollout workers on other machines."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_of_tracks(cls, data: Any) -> Any:
+        """Let ``track`` be the first of ``tracks``."""
+        tracks = data.get("tracks") if isinstance(data, dict) else None
+        if not isinstance(tracks, list | tuple) or not tracks:
+            return data
+        if data.get("track", tracks[0]) != tracks[0]:
+            raise ConfigError(
+                f"track must be left out or the first of tracks, {tracks[0]!r}, "
+                f"got {data['track']!r}."
+            )
+        return {**data, "track": tracks[0]}
+
+    @model_validator(mode="after")
+    def _tracks_go_together(self) -> RunConfig:
+        if len(set(self.tracks)) < len(self.tracks):
+            raise ConfigError(f"tracks must differ, got {', '.join(self.tracks)}.")
+        if self.cluster.ray is not None and self.simulator.backend == "gazebo":
+            raise ConfigError(
+                "simulator.backend must be embedded with cluster.ray, got gazebo: its simulators "
+                "are containers beside the trainer."
+            )
+        count = len(self.all_tracks)
+        if count > 1 and self.simulator.backend == "gazebo":
+            raise ConfigError(
+                f"simulator.backend must be embedded with several tracks ({count}), got gazebo."
+            )
+        if count > self.ppo.episodes_between_training:
+            raise ConfigError(
+                "ppo.episodes_between_training must be at least the number of tracks, "
+                f"{count}, got {self.ppo.episodes_between_training}."
+            )
+        return self
+
+    @property
+    def all_tracks(self) -> tuple[str, ...]:
+        """Return every track, one or several."""
+        return self.tracks or (self.track,)
+
     @model_validator(mode="after")
     def _batch_fits_a_rollout(self) -> RunConfig:
         most = self.ppo.episodes_between_training * self.episodes.max_steps
@@ -371,10 +444,15 @@ class RunConfig(_Part):
 PROFILES: dict[str, dict[str, Any]] = {
     "fast": {},  # the defaults above
     "cloud": {
-        "simulator": {"num_cars": 20},
-        "episodes": {"max_steps": 100_000},
+        "episodes": {
+            "max_steps": 100_000,
+            "round_robin_advance": 0.05,
+            "start_sideways_m": 0.0,
+            "start_turn_deg": 0.0,
+        },
         "ppo": {
             "episodes_between_training": 20,
+            "optimizer_epsilon": 1e-5,
             "learning_rate": 3e-4,
             "batch_size": 64,
             "optimization_epochs": 10,

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from local_trainer.errors import ConfigError, LocalTrainerError
+from local_trainer.errors import ConfigError, LocalTrainerError, one_line
 from local_trainer.store import Credentials
 
 _FIELDS = {
@@ -342,7 +342,7 @@ def _request(
             data = response.read(_MOST_BYTES)
             response.release_conn()
         except urllib3.exceptions.HTTPError as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             if isinstance(error, urllib3.exceptions.NewConnectionError):
                 reason = "nobody answers there"
             raise ConsoleError(

@@ -11,11 +11,11 @@ import json
 import re
 import signal
 import subprocess
-import sys
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from local_trainer.actions import (
     DEFAULT_SPEED_INTERVAL_MPS,
@@ -25,15 +25,20 @@ from local_trainer.actions import (
     load_action_space,
 )
 from local_trainer.config import RunConfig, resolve_config
-from local_trainer.errors import ConfigError, RunFailed, unknown_name
+from local_trainer.errors import ConfigError, RunFailed, one_line, unknown_name
 from local_trainer.run_files import create_run, find_user_file, load_config_track
 from local_trainer.runs import DEFAULT_RUNS_DIR, Run, write_atomically
 
 if TYPE_CHECKING:
     import pandas
 
+    from local_trainer.launch.cleanup import StoredRun
+
 _STOP_LIMIT_S = 120.0
 """How long a process that was asked to stop may take to write what it has."""
+
+_GOOD_ENDS = (0, -signal.SIGINT, -signal.SIGTERM)
+"""Exit statuses that are no failure: stopped by the user is an end as good as any."""
 
 _BOUNDS = ("min_speed", "max_speed", "min_steering_angle", "max_steering_angle")
 _INTERVALS = ("speed_interval", "steering_angle_interval")
@@ -68,6 +73,41 @@ PARAMETERS = ("job_name", *_DEFAULTS, *_BOUNDS, *_INTERVALS, *_HYPERPARAMETERS)
 """Every parameter `DeepRacerEngine` takes."""
 
 
+_MULTI_MODEL = (
+    "param_gen_batch_sizes",
+    "param_gen_tracks",
+    "start_multi_model_simulations",
+    "start_multi_model_evaluation",
+    "plot_multi_model_runs_output",
+    "plot_multi_model_evaluation",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Return a call for several models, which the original has beside its engine."""
+    if name in _MULTI_MODEL:
+        from local_trainer import multi_model
+
+        return getattr(multi_model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class Job(Protocol):
+    """A training or evaluation under way: a process, or one job of several in one process."""
+
+    def poll(self) -> int | None:
+        """Return the exit status, None before the end."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end and return the exit status."""
+
+    def terminate(self) -> None:
+        """Ask for its end."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
 class DeepRacerEngine:
     """Trains, evaluates and plots one model."""
 
@@ -98,8 +138,30 @@ class DeepRacerEngine:
         self._track = load_config_track(self.config)
         self.run: Run | None = None
         """The run's folder; None until training was started."""
-        self._training: subprocess.Popen[bytes] | None = None
-        self._evaluation: subprocess.Popen[bytes] | None = None
+        self._training: Job | None = None
+        self._evaluation: Job | None = None
+
+    def __repr__(self) -> str:
+        """Return job name and state."""
+        return f"DeepRacerEngine({self.job_name!r}: {self.state})"
+
+    @property
+    def state(self) -> str:
+        """Where the job stands, one line.
+
+        ``not started``, ``waiting`` (for its turn among several), ``training``, ``evaluating``,
+        ``finished``, ``stopped``, or ``failed:`` with the reason.
+        """
+        for doing, job in (("evaluating", self._evaluation), ("training", self._training)):
+            if job is not None and job.poll() is None:
+                return "waiting" if _waits(job) else doing
+        for job in (self._evaluation, self._training):
+            if job is not None and (status := job.poll()) is not None:
+                if status not in _GOOD_ENDS:
+                    return f"failed: {self._reason(job, status)}"
+                if status or self._status() == "stopped":
+                    return "stopped"
+        return "finished" if self._training is not None else "not started"
 
     def start_training_testing_process(self) -> Run:
         """Write the run's files and start training; does not wait for its end.
@@ -114,20 +176,12 @@ class DeepRacerEngine:
         """
         if self.check_if_simulation_active():
             raise ConfigError(f"Job {self.job_name!r} is running; stop it before starting again.")
-        from local_trainer.launch.processes import start_training
+        from local_trainer.launch.processes import start_stack_training, start_training
 
-        prefix = f"{self.job_name}-sagemaker-{datetime.now(UTC):%y%m%d-%H%M%S}"
-        self.run = create_run(
-            self.config.model_copy(update={"run": prefix}),
-            self._runs_dir,
-            reward_path=self._reward_path,
-            actions=self._actions,
-            preset_path=self._preset_path,
-            environment_path=self._environment_path,
-            track=self._track,
-        )
-        self._training = start_training(self.run)
-        return self.run
+        is_in_stack = self.config.simulator.backend == "gazebo"
+        run = self._create_run()
+        self._adopt(run, (start_stack_training if is_in_stack else start_training)(run))
+        return run
 
     def wait_for_training(self) -> None:
         """Wait until training has ended.
@@ -135,8 +189,7 @@ class DeepRacerEngine:
         Raises:
             RunFailed: If it failed.
         """
-        if self._training is not None:
-            self._check_end("Training", self._training.wait())
+        self._wait_for("training")
 
     def plot_training_output(self) -> None:
         """Show reward and completion per episode, live until training has ended.
@@ -183,14 +236,19 @@ class DeepRacerEngine:
         run = self._started_run()
         import pandas
 
-        from local_trainer.plots import evaluation_table, plot_evaluation, png, read_evaluation
+        from local_trainer.plots import (
+            display,
+            evaluation_table,
+            plot_evaluation,
+            png,
+            read_evaluation,
+        )
 
-        if self._evaluation is not None:
-            self._check_end("Evaluation", self._evaluation.wait())
+        self._wait_for("evaluation")
         figure = plot_evaluation(read_evaluation(run), title=f"Evaluation of {self.job_name}")
         picture = png(figure)
         write_atomically(run.plots_dir / "evaluation.png", picture)
-        _display(picture)
+        display(picture)
         columns = ["trial", "completion_percentage", "elapsed_time"]
         return pandas.DataFrame(evaluation_table(run), columns=columns)
 
@@ -218,11 +276,31 @@ class DeepRacerEngine:
         self.delete_all_simulations()
 
     def delete_s3_simulation_resources(self) -> None:
-        """End everything and delete the run's folder, model included."""
+        """End everything and delete the run, model included, and no other.
+
+        What was trained in the container stack goes from the stack's bucket, too.
+
+        Raises:
+            ConfigError: If another process works on the run.
+        """
         self.delete_all_simulations()
         if self.run is not None and self.run.path.exists():
+            copy = self._stack_copy(self.run)
             self.run.delete()
-        self.run = None
+            if copy is not None:
+                copy.delete()
+        self.run = self._training = self._evaluation = None
+
+    def _stack_copy(self, run: Run) -> StoredRun | None:
+        from local_trainer.launch.cleanup import find_stack_copy
+
+        try:
+            return find_stack_copy(run)
+        except RunFailed:
+            warnings.warn(
+                f"The stack is down: what its bucket holds of {run.name} stays.", stacklevel=3
+            )
+            return None
 
     def _started_run(self) -> Run:
         if self.run is None:
@@ -231,25 +309,63 @@ class DeepRacerEngine:
             )
         return self.run
 
-    def _check_end(self, what: str, exit_status: int) -> None:
-        # Stopped by the user is an end as good as any.
-        if exit_status in (0, -signal.SIGINT, -signal.SIGTERM):
-            return
-        run = self._started_run()
-        reason = f"exit status {exit_status}"
-        if run.failure_file.exists():
-            reason = json.loads(run.failure_file.read_text(encoding="utf-8"))["message"]
-        raise RunFailed(f"{what} of run {run.name!r} failed: {reason} (log: {run.log_file})")
+    def _create_run(self) -> Run:
+        prefix = f"{self.job_name}-sagemaker-{datetime.now(UTC):%y%m%d-%H%M%S}"
+        return create_run(
+            self.config.model_copy(update={"run": prefix}),
+            self._runs_dir,
+            reward_path=self._reward_path,
+            actions=self._actions,
+            preset_path=self._preset_path,
+            environment_path=self._environment_path,
+            track=self._track,
+        )
 
-    def _stop(self, process: subprocess.Popen[bytes] | None) -> None:
-        if process is None or process.poll() is not None:
+    def _adopt(self, run: Run, training: Job) -> None:
+        """Take a run and its training."""
+        self.run, self._training, self._evaluation = run, training, None
+
+    def _wait_for(self, what: str) -> None:
+        """Wait for the ``training`` or ``evaluation`` under way, if there is one."""
+        job = self._training if what == "training" else self._evaluation
+        if job is None:
             return
-        process.terminate()
+        status = job.wait()
+        if status not in _GOOD_ENDS:
+            run, reason = self._started_run(), self._reason(job, status)
+            raise RunFailed(
+                f"{what.capitalize()} of run {run.name!r} failed: {reason} (log: {run.log_file})"
+            )
+
+    def _reason(self, job: Job, status: int) -> str:
+        """Return why a job failed, one line."""
+        run = self._started_run()
+        if run.failure_file.exists():
+            said = str(json.loads(run.failure_file.read_text(encoding="utf-8"))["message"])
+            return one_line(said)
+        standing = getattr(job, "standing", None)
+        return standing.reason if standing is not None else f"exit status {status}"
+
+    def _status(self) -> str:
+        """Return what the run says of itself; it may have been deleted."""
+        if self.run is None or not self.run.status_file.exists():
+            return ""
+        return self.run.read_status().status
+
+    def _stop(self, job: Job | None) -> None:
+        if job is None or job.poll() is not None:
+            return
+        job.terminate()
         try:
-            process.wait(_STOP_LIMIT_S)
+            job.wait(_STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            job.kill()
+            job.wait()
+
+
+def _waits(job: Job) -> bool:
+    standing = getattr(job, "standing", None)
+    return standing is not None and standing.state == "waiting"
 
 
 def _checked(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -358,16 +474,3 @@ def _seconds(name: str, value: Any) -> float:
 
 def _file(what: str, path: str | Path | None) -> Path | None:
     return None if path is None else find_user_file(what, Path(path))
-
-
-def _display(picture: bytes) -> None:
-    """Show a picture in the running notebook, if there is one."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    if shell is not None and hasattr(shell, "kernel"):
-        from IPython.display import (  # type: ignore[import-not-found,unused-ignore]
-            Image,
-            display,
-        )
-
-        display(Image(data=picture, format="png"))

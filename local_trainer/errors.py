@@ -9,9 +9,11 @@ LocalTrainerError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
+
+Choice = TypeVar("Choice", bound=str)
 
 
 class LocalTrainerError(Exception):
@@ -43,6 +45,43 @@ class RewardFunctionError(LocalTrainerError):
 
 class RunFailed(LocalTrainerError):
     """Raised when a run cannot go on."""
+
+
+def one_line(said: str | BaseException, most: int | None = None) -> str:
+    """Return a text, or what an error says, without line breaks and cut to so many characters.
+
+    An error that says nothing is told by its kind.
+    """
+    text = " ".join(str(said).split())
+    if not text and isinstance(said, BaseException):
+        text = type(said).__name__
+    return text[:most]
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind if it says nothing.
+
+    For errors that say more than anybody wants to know, such as TensorFlow's.
+    """
+    return str(error).strip().partition("\n")[0].rstrip() or type(error).__name__
+
+
+def last_line(text: str) -> str:
+    """Return the last line of a text that has anything on it, where programs say why they end."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def one_of(what: str, got: str, allowed: Sequence[Choice]) -> Choice:
+    """Return the one of the allowed words that was given, as the type that they have.
+
+    Raises:
+        ConfigError: If it is none of them.
+    """
+    for choice in allowed:
+        if got == choice:
+            return choice
+    *others, last = allowed
+    raise ConfigError(f"{what} must be {', '.join(others)} or {last}, got {got!r:.40}.")
 
 
 def unknown_name(what: str, got: str, known: Iterable[str]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,8 @@ class Trial:
     start_fraction: float
     """Place on the centre line where it began, fraction of a lap."""
     is_reversed: bool
+    track: str = ""
+    """Its name if the run has several."""
 
     @property
     def is_complete(self) -> bool:
@@ -50,6 +53,8 @@ class EvaluationReport:
     action_noise: float
     """Largest relative error of the executed steering and speed."""
     trials: tuple[Trial, ...]
+    simulator: str = "embedded"
+    """``embedded``, ``gazebo``, or ``environment`` if the run has one of its own."""
 
     @property
     def completed(self) -> int:
@@ -72,15 +77,28 @@ class EvaluationReport:
         laps = [trial.elapsed_time_s for trial in self.trials if trial.is_complete]
         return sum(laps) / len(laps) if laps else None
 
+    def by_track(self) -> dict[str, EvaluationReport]:
+        """Return the report of each track by its name; empty if there is one only."""
+        names = dict.fromkeys(trial.track for trial in self.trials if trial.track)
+        return {
+            name: replace(self, trials=tuple(t for t in self.trials if t.track == name))
+            for name in names
+        }
+
     def to_json(self) -> str:
         """Return the report with its summary as JSON."""
-        summary = {
+        summary = self._summary()
+        if tracks := self.by_track():
+            summary["tracks"] = {name: report._summary() for name, report in tracks.items()}
+        return json.dumps({**asdict(self), "summary": summary}, indent=2)
+
+    def _summary(self) -> dict[str, Any]:
+        return {
             "completed": self.completed,
             "mean_completion_percentage": self.mean_completion_percentage,
             "best_lap_s": self.best_lap_s,
             "mean_lap_s": self.mean_lap_s,
         }
-        return json.dumps({**asdict(self), "summary": summary}, indent=2)
 
 
 def report_of(
@@ -89,8 +107,20 @@ def report_of(
     episodes: Sequence[Episode],
     is_robust: bool = False,
     action_noise: float = 0.0,
+    simulator: str = "embedded",
+    track_name: Callable[[int], str] = lambda episode: "",
 ) -> EvaluationReport:
-    """Return the report of driven laps, in their order."""
+    """Return the report of driven laps, in their order.
+
+    Args:
+        run: Name of the run.
+        checkpoint: Name of the checkpoint that drove.
+        episodes: The laps.
+        is_robust: Whether they began all around, in both directions.
+        action_noise: Largest relative error of the executed steering and speed.
+        simulator: What the cars drove in.
+        track_name: Returns the track of an episode's number, empty if the run has one.
+    """
     trials = []
     for number, episode in enumerate(episodes, start=1):
         status = episode.steps["status"]
@@ -105,9 +135,10 @@ def report_of(
                 reward=episode.total_reward,
                 start_fraction=episode.start.fraction,
                 is_reversed=episode.start.is_reversed,
+                track=track_name(episode.index),
             )
         )
-    return EvaluationReport(run, checkpoint, is_robust, action_noise, tuple(trials))
+    return EvaluationReport(run, checkpoint, is_robust, action_noise, tuple(trials), simulator)
 
 
 def write_report(report: EvaluationReport, path: Path) -> None:

@@ -31,6 +31,8 @@ _CASTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 }
 """The service's key -> (key in `PpoConfig`, type it is cast to)."""
 
+_WORDS: dict[Callable[[Any], Any], str] = {int: "an integer", float: "a number", str: "a text"}
+
 _PRESET_KEYS = {
     "learning_rate": "learning_rate",
     "batch_size": "batch_size",
@@ -123,14 +125,13 @@ def load_preset_hyperparameters(path: Path) -> dict[str, Any]:
 
 
 def _cast(key: str, value: Any, cast: Callable[[Any], Any]) -> Any:
-    words = {int: "an integer", float: "a number", str: "a text"}
     is_castable = not isinstance(value, bool) and isinstance(value, str | int | float)
     try:
         if not is_castable or (cast is int and float(value) != int(float(value))):
             raise ValueError
         return int(float(value)) if cast is int else cast(value)
     except (ValueError, OverflowError):
-        raise ConfigError(f"{key} must be {words[cast]}, got {value!r}.") from None  # type: ignore[index]
+        raise ConfigError(f"{key} must be {_WORDS[cast]}, got {value!r}.") from None
 
 
 def _read_object(path: Path) -> dict[str, Any]:

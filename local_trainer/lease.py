@@ -15,7 +15,8 @@ logger = logging.getLogger(__name__)
 
 LEASE_S = 20.0
 _AVOID_S = 30.0
-_SAY_S = 10.0
+_SAY_S = 3.0
+_SAY_AGAIN_S = 30.0
 
 
 class SimulatorLease:
@@ -55,7 +56,7 @@ class SimulatorLease:
         Raises:
             Interrupted: If ``should_stop`` said so.
         """
-        said = time.monotonic()
+        say_at = time.monotonic() + _SAY_S
         while True:
             hosts = sorted(self._hosts())
             for host in hosts:
@@ -63,8 +64,8 @@ class SimulatorLease:
                     return host
             if should_stop():
                 raise Interrupted
-            if time.monotonic() - said > _SAY_S:
-                said = time.monotonic()
+            if time.monotonic() > say_at:
+                say_at = time.monotonic() + _SAY_AGAIN_S
                 logger.warning(
                     "waits for a free simulator; there are: %s", ", ".join(hosts) or "none"
                 )

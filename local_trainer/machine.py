@@ -47,14 +47,40 @@ def num_cpus() -> int:
 
 
 def available_memory_gib() -> float | None:
-    """Return the memory free for use in GiB, or None where it cannot be told."""
+    """Return the memory free for use in GiB, or None where it cannot be told.
+
+    Of the machine, or of the container this process is in if that is less.
+    """
+    amounts = [amount for amount in (_free_on_machine(), _free_in_group()) if amount is not None]
+    return min(amounts) / _GIB if amounts else None
+
+
+def _free_on_machine() -> int | None:
     try:
         text = Path("/proc/meminfo").read_text(encoding="utf-8")
     except OSError:
         return None
     for line in text.splitlines():
         if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024 / _GIB
+            return int(line.split()[1]) * 1024
+    return None
+
+
+_GROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""Limit and use of this process's group where a container shows its own: version 2, version 1."""
+
+
+def _free_in_group() -> int | None:
+    for limit, used in _GROUP_FILES:
+        try:
+            texts = [Path(path).read_text(encoding="ascii").strip() for path in (limit, used)]
+        except OSError:
+            continue
+        if all(text.isdecimal() for text in texts):
+            return max(0, int(texts[0]) - int(texts[1]))
     return None
 
 

@@ -8,7 +8,7 @@ are appended, so that readers find the intervals they know.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,14 @@ class TrainingMetrics:
         """Return the number of in-training evaluation entries."""
         return len(self._entries) - self.training_episodes
 
-    def append(self, episode: Episode, trial: int) -> float:
+    def append(self, episode: Episode, trial: int, track: str = "") -> float:
         """Add an episode; `write` puts it on disk.
 
         Args:
             episode: What was driven.
             trial: Its number within its iteration, from 1. Ignored for an evaluation, which
                 carries the number of the training episode before it.
+            track: Name of its track if the run has several; a key of ours.
 
         Returns:
             Where the episode begins on the run's simulation clock, in seconds.
@@ -96,16 +97,27 @@ class TrainingMetrics:
             "completion_percentage": int(episode.progress),
             "episode_status": episode.status.label,
         }
+        if track:
+            entry["track"] = track
         self._entries.append(entry)
         return start_ms / 1000.0
 
-    def extend(self, episodes: Iterable[Episode]) -> list[float]:
+    def extend(
+        self, episodes: Iterable[Episode], track_name: Callable[[int], str] = lambda episode: ""
+    ) -> list[float]:
         """Add the episodes of one iteration (or one evaluation) in order.
+
+        Args:
+            episodes: What was driven.
+            track_name: Returns the track of an episode's number, empty if the run has one.
 
         Returns:
             Where each begins on the run's simulation clock, in seconds; what the trace needs.
         """
-        return [self.append(episode, trial) for trial, episode in enumerate(episodes, start=1)]
+        return [
+            self.append(episode, trial, track_name(episode.index))
+            for trial, episode in enumerate(episodes, start=1)
+        ]
 
     def truncate(self, training_episodes: int, evaluation_episodes: int | None = None) -> None:
         """Drop everything after a checkpoint that a resumed run goes on from.
@@ -159,13 +171,19 @@ def latest_evaluation_file(run: Run) -> Path:
     return run.path / "evaluation_metrics.json"
 
 
-def write_evaluation_metrics(run: Run, episodes: Sequence[Episode], stamp: str) -> Path:
+def write_evaluation_metrics(
+    run: Run,
+    episodes: Sequence[Episode],
+    stamp: str,
+    track_name: Callable[[int], str] = lambda episode: "",
+) -> Path:
     """Write the metrics of a finished evaluation.
 
     Args:
         run: Where to.
         episodes: Its laps in order.
         stamp: Its name, see `evaluation_stamp`.
+        track_name: Returns the track of an episode's number, empty if the run has one.
 
     Returns:
         The file; the same content lies at the run's root as ``evaluation_metrics.json``.
@@ -173,7 +191,7 @@ def write_evaluation_metrics(run: Run, episodes: Sequence[Episode], stamp: str) 
     entries: list[Entry] = []
     clock_ms = 0
     for trial, episode in enumerate(episodes, start=1):
-        entries.append(evaluation_entry(episode, trial, clock_ms))
+        entries.append(evaluation_entry(episode, trial, clock_ms, track_name(episode.index)))
         clock_ms = int(entries[-1]["metric_time"])
     # No "version" here: the service refuses keys it does not know in this file.
     text = json.dumps({"metrics": entries})
@@ -183,13 +201,14 @@ def write_evaluation_metrics(run: Run, episodes: Sequence[Episode], stamp: str) 
     return path
 
 
-def evaluation_entry(episode: Episode, trial: int, start_ms: int = 0) -> Entry:
+def evaluation_entry(episode: Episode, trial: int, start_ms: int = 0, track: str = "") -> Entry:
     """Return the metrics of one evaluation lap.
 
     Args:
         episode: The lap.
         trial: Its number, from 1.
         start_ms: Where it begins on the evaluation's clock.
+        track: Its track if the run has several; a key the service does not know.
     """
     status = episode.steps["status"]
     counts = {name: int(np.count_nonzero(status == code)) for name, code in _COUNTED.items()}
@@ -200,6 +219,7 @@ def evaluation_entry(episode: Episode, trial: int, start_ms: int = 0) -> Entry:
         **counts,
         "reset_count": sum(counts.values()),
         "trial": trial,
+        **({"track": track} if track else {}),
     }
 
 

@@ -8,18 +8,24 @@ reader, or a trainer that begins again from the store, never finds a name withou
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
+from typing import TypeVar
 
 from local_trainer.errors import LocalTrainerError, NotFound
 from local_trainer.runs import write_atomically
-from local_trainer.store import ObjectStore, check_key, plain_files
+from local_trainer.store import AccessRefused, ObjectStore, StoreError, check_key, plain_files
 
 logger = logging.getLogger(__name__)
 
 PUSH_S = 1.0
+PATIENCE_S = 120.0
+"""How long a store that does not do what it is asked is waited for at a run's begin and end."""
+
+_AGAIN_S = 2.0
 LIVE_KEYS = ("progress.jsonl", "status.json", "failure.json")
 """What is shown while a run trains."""
 
@@ -31,12 +37,14 @@ _RESULT_FOLDERS = (
     "metrics/",
     "model/",
     "plots/",
+    "pretrained/",
     "resume/",
     "steps/",
     "training-simtrace/",
 )
 
 _Signature = tuple[int, int, int]
+_Result = TypeVar("_Result")
 
 
 class RunMirror:
@@ -118,7 +126,7 @@ class RunMirror:
     def pushing(
         self, every_s: float = PUSH_S, on_look: Callable[[], None] = lambda: None
     ) -> Iterator[None]:
-        """Push again and again from a thread while the block runs, and once after it.
+        """Push again and again from a thread while the block runs, and to the end after it.
 
         A store that is away for a while is told in the log and tried again.
 
@@ -127,7 +135,7 @@ class RunMirror:
             on_look: Called after each push, successful or not.
 
         Raises:
-            StoreError: If the last push fails.
+            StoreError: If what is left cannot be pushed for two minutes.
         """
         is_over = Event()
 
@@ -146,7 +154,7 @@ class RunMirror:
         finally:
             is_over.set()
             thread.join()
-            self.push()
+            patiently(self.push)
 
     def _push_file(self, key: str, path: Path) -> bool:
         try:
@@ -160,6 +168,25 @@ class RunMirror:
         return True
 
 
+def patiently(ask: Callable[[], _Result], limit_s: float = PATIENCE_S) -> _Result:
+    """Ask a store again while it is away or full, and say so.
+
+    Raises:
+        StoreError: If it refuses, or does not do it in time.
+    """
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            return ask()
+        except AccessRefused:
+            raise
+        except StoreError as error:
+            if time.monotonic() > deadline:
+                raise
+            logger.warning("waits for the store: %s", error)
+            time.sleep(_AGAIN_S)  # between two attempts
+
+
 def is_mirrored(key: str) -> bool:
     """Return whether a file belongs to the run: no lock, nothing that is half written."""
     is_hidden = any(part.startswith(".") for part in key.split("/"))
@@ -169,6 +196,11 @@ def is_mirrored(key: str) -> bool:
 def is_setup(key: str) -> bool:
     """Return whether a file was there before the training: what a rollout worker needs."""
     return not key.startswith(_RESULT_FOLDERS) and key not in ("progress.jsonl", "report.html")
+
+
+def is_print(key: str) -> bool:
+    """Return whether a file holds what the reward function printed."""
+    return key.startswith("logs/reward")
 
 
 def _rank(key: str) -> int:

@@ -59,6 +59,9 @@ class ImportOptions:
     tracks_dir: Path = DEFAULT_TRACKS_DIR
 
 
+DEFAULT_OPTIONS = ImportOptions()
+
+
 @dataclass(frozen=True)
 class ImportPlan:
     """What the importer process does: the weights to take, as a file between the two."""
@@ -132,7 +135,7 @@ class _Mapping:
 
 def import_model(
     source: str | Path,
-    options: ImportOptions = ImportOptions(),  # noqa: B008  frozen
+    options: ImportOptions = DEFAULT_OPTIONS,
     runs_dir: Path = DEFAULT_RUNS_DIR,
 ) -> ImportedRun:
     """Make a run of a model folder, archive or bucket prefix of DRfC, the console or simapp.

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from local_trainer.checkpoints import Checkpoint
-from local_trainer.errors import ConfigError
+from local_trainer.errors import ConfigError, one_line
 from local_trainer.store import ObjectStore
 
 _MOST_TEXT_BYTES = 4 * 2**20
@@ -118,8 +118,7 @@ class ModelSource:
         try:
             data = yaml.safe_load(self.read(key))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise ConfigError(f"{key} must be YAML: {reason}.") from None
+            raise ConfigError(f"{key} must be YAML: {one_line(error, 160)}.") from None
         if not isinstance(data, dict):
             raise ConfigError(f"{key} must be a mapping, got {type(data).__name__}.")
         return {str(name): value for name, value in data.items()}
@@ -309,14 +308,14 @@ def _pointed_at(pointers: dict[str, Any], which: str) -> tuple[Checkpoint | None
     if not isinstance(entry, dict):
         return None, None
     # The second is what older stacks call it.
-    metric = entry.get("avg_eval_metric", entry.get("avg_comp_pct"))
+    metric: Any = entry.get("avg_eval_metric", entry.get("avg_comp_pct"))
     is_number = isinstance(metric, int | float) and not isinstance(metric, bool)
     try:
         checkpoint = Checkpoint.parse(str(entry.get("name")))
     except ValueError:
         return None, None
     # -1 stands for: not evaluated.
-    return checkpoint, float(metric) if is_number and metric >= 0 else None  # type: ignore[arg-type,operator]
+    return checkpoint, float(metric) if is_number and metric >= 0 else None
 
 
 def _named(store: ObjectStore, sizes: dict[str, int], model_dir: str) -> Checkpoint | None:

@@ -17,6 +17,7 @@ from local_trainer.transport import Order, RedisTransport, TransportError
 from sim.simulator import EpisodeStart
 
 _CHECK_S = 5.0
+_NOBODY_S = 5.0
 _SILENCE_S = 30.0
 
 
@@ -168,7 +169,8 @@ class _Watch:
         self._graph = graph
         self._say = say
         self._awaited = awaited
-        self._looked = self._heard = time.monotonic()
+        self._looked = self._heard = self._played = time.monotonic()
+        self._said_nobody = False
 
     def look(self) -> bool:
         """Publish the policy again if Redis has lost it, and say so if nothing arrives."""
@@ -177,12 +179,22 @@ class _Watch:
             self._looked = now
             if not self._transport.has_policy(self._policy):
                 self._transport.publish_policy(self._policy, self._graph)
+            self._look_who_plays(now)
         if now - self._heard > _SILENCE_S:
             self._heard = now
             self._say(f"waits for rollout workers: {self._awaited} episodes have not arrived")
         return False
 
+    def _look_who_plays(self, now: float) -> None:
+        if self._transport.num_taken():
+            self._played = now
+            self._said_nobody = False
+        elif now - self._played > _NOBODY_S and not self._said_nobody:
+            self._said_nobody = True
+            self._say(f"waits for a rollout worker: nobody plays the {self._awaited} episodes left")
+
     def count(self) -> None:
         """Note that an episode has arrived."""
         self._awaited -= 1
-        self._heard = time.monotonic()
+        self._heard = self._played = time.monotonic()
+        self._said_nobody = False

@@ -7,9 +7,11 @@ return matplotlib figures that no window owns; `write_plots` saves them as PNG.
 from __future__ import annotations
 
 import io
+import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from local_trainer.actions import ActionSpace, load_action_space
 from local_trainer.episodes import Episode
 from local_trainer.history import History, read_history
 from local_trainer.metrics import Entry, evaluation_entry, latest_evaluation_file, read_metrics
+from local_trainer.rollout import track_of
+from local_trainer.run_files import load_run_tracks
 from local_trainer.runs import Run, write_atomically
 from local_trainer.step_files import newest_evaluation_steps, read_steps
 from sim.steps import EpisodeStatus
@@ -45,6 +49,14 @@ HEAT_RADIUS_M = 0.12
 """Standard deviation of the blur of the heat map."""
 RECENT_EPISODES = 100
 """How many of the last training episodes the action histogram counts."""
+
+_LEGEND_COLUMNS = 3
+
+# Okabe and Ito's colours without their yellow, which is too light on white: told apart by
+# everybody. Markers go with them, and after them other lines.
+_RUN_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1e1e1e")
+_RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_RUN_LINES = ("-", "--", ":", "-.")
 
 # Fades out, so that the road below stays visible where little happened.
 _HEAT = LinearSegmentedColormap.from_list(
@@ -78,31 +90,93 @@ def plot_history(history: History, title: str = "") -> Figure:
     return figure
 
 
-def plot_runs(runs: dict[str, Run]) -> Figure:
+def plot_runs(runs: Mapping[str, Run]) -> Figure:
     """Return reward and completion of several runs, one curve each.
 
     Args:
         runs: By what to call them in the legend.
     """
-    figure = Figure(figsize=(11.0, 4.2), dpi=DOTS_PER_INCH, layout="constrained")
+    rows = math.ceil(len(runs) / _LEGEND_COLUMNS)
+    figure = Figure(figsize=(11.0, 4.4 + 0.24 * rows), dpi=DOTS_PER_INCH, layout="constrained")
     reward, completion = figure.subplots(1, 2)
-    for name, run in runs.items():
+    is_empty = True
+    for number, (name, run) in enumerate(runs.items()):
         training = read_history(run).training
-        if training:
-            iterations = np.array([event.iteration for event in training])
-            episodes = np.array([event.episode + 1 for event in training])
-            for axes, field in ((reward, "reward"), (completion, "progress_percent")):
-                values = np.array([getattr(event, field) for event in training])
-                axes.plot(*_means(iterations, episodes, values), linewidth=2, label=name)
+        is_empty = is_empty and not training
+        look = run_look(number)
+        iterations = np.array([event.iteration for event in training], dtype=int)
+        episodes = np.array([event.episode + 1 for event in training], dtype=int)
+        for axes, field in ((reward, "reward"), (completion, "progress_percent")):
+            values = np.array([getattr(event, field) for event in training])
+            curve = _means(iterations, episodes, values) if training else ([], [])
+            axes.plot(*curve, linewidth=1.8, markersize=5, markevery=0.08, label=name, **look)
     completion.set_ylim(-3.0, 103.0)
     _style(reward, "Reward", "Training episode", "Mean reward per episode")
     _style(completion, "Completion", "Training episode", "Mean share of the lap (%)")
     for axes in (reward, completion):
-        if axes.lines:
-            axes.legend(frameon=False, fontsize=8, labelcolor=TEXT_COLOR)
-        else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if is_empty:
+            axes.set_xlim(0.0, 20.0)
             _say_empty(axes)
+    if is_empty:
+        reward.set_yticks([])
+    if runs:
+        figure.legend(
+            handles=reward.lines,
+            loc="outside lower center",
+            ncols=min(len(runs), _LEGEND_COLUMNS),
+            frameon=False,
+            fontsize=9,
+            labelcolor=TEXT_COLOR,
+        )
     return figure
+
+
+def run_look(number: int) -> dict[str, Any]:
+    """Return colour, marker and line of the run of a number: told apart without colour, too."""
+    return {
+        "color": _RUN_COLORS[number % len(_RUN_COLORS)],
+        "marker": _RUN_MARKERS[number % len(_RUN_MARKERS)],
+        "linestyle": _RUN_LINES[number // len(_RUN_COLORS) % len(_RUN_LINES)],
+    }
+
+
+def plot_evaluations(laps: Mapping[str, Sequence[Entry]]) -> Figure:
+    """Return completion and time of several models' evaluation laps side by side.
+
+    Args:
+        laps: Elements of the evaluation metrics (`read_evaluation`), by what to call the model.
+    """
+    height = 1.9 + 0.65 * max(1, len(laps))
+    figure = Figure(figsize=(11.0, height), dpi=DOTS_PER_INCH, layout="constrained")
+    completion, elapsed = figure.subplots(1, 2, sharey=True)
+    labels = []
+    for number, (name, entries) in enumerate(laps.items()):
+        _lap_dots(completion, number, [int(entry["completion_percentage"]) for entry in entries])
+        whole = [entry for entry in entries if entry["episode_status"] == "Lap complete"]
+        seconds = [int(entry["elapsed_time_in_milliseconds"]) / 1000.0 for entry in whole]
+        _lap_dots(elapsed, number, seconds)
+        labels.append(f"{name}\n{len(whole)} of {len(entries)} laps whole")
+    completion.set_yticks(range(len(laps)), labels)
+    completion.set_ylim(max(1, len(laps)) - 0.45, -0.55)
+    completion.set_xlim(-3.0, 103.0)
+    _style(completion, "Completion of each lap (line: mean)", "Share of the lap (%)", "")
+    _style(elapsed, "Time of whole laps (line: mean)", "Time (s)", "")
+    elapsed.tick_params(axis="y", length=0)
+    if not elapsed.lines:
+        elapsed.set_xticks([])
+        _say_empty(elapsed, "no whole lap")
+    return figure
+
+
+def _lap_dots(axes: Axes, row: int, values: Sequence[float]) -> None:
+    """Draw a model's laps in its row, spread a little so that equal ones are seen."""
+    if not values:
+        return
+    look = run_look(row) | {"linestyle": "none"}
+    spread = row + np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else [row]
+    axes.plot(values, spread, markersize=7, alpha=0.75, markeredgewidth=0, **look)
+    axes.vlines(float(np.mean(values)), row - 0.3, row + 0.3, color=look["color"], linewidth=2.5)
 
 
 def plot_path(episodes: Sequence[Episode], track: Track, title: str = "Path driven") -> Figure:
@@ -326,21 +400,23 @@ def write_plots(run: Run, folder: Path | None = None) -> list[Path]:
         folder: Where to; the run's own folder of plots when left out.
 
     Returns:
-        The files: ``training``, ``path``, ``actions``, ``off_tracks`` and ``evaluation``.
+        The files: ``training``, ``path``, ``actions``, ``off_tracks`` and ``evaluation``; of
+        several tracks each after the first has ``path-<number>`` and ``off_tracks-<number>``.
     """
     folder = folder or run.plots_dir
     history = read_history(run)
-    track = load_route(run.route_file)
+    is_one = not run.tracks_file.exists()
+    tracks = (load_route(run.route_file),) if is_one else load_run_tracks(run)
     actions = load_action_space(run.metadata_file)
     laps = evaluation_episodes(run)
     newest = list(training_episodes(run, history, newest=RECENT_EPISODES))
     figures = {
         "training": plot_history(history, run.name),
-        "path": plot_path(laps or newest[-1:], track, _path_title(laps)),
+        **_path_figures(tracks, laps, newest),
         "actions": plot_actions(
             {"training, newest": newest[-RECENT_EPISODES:], "evaluation": laps}, actions
         ),
-        "off_tracks": plot_off_tracks(training_episodes(run, history), track),
+        **_off_track_figures(tracks, run, history),
         "evaluation": plot_evaluation(read_evaluation(run)),
     }
     paths = []
@@ -349,6 +425,47 @@ def write_plots(run: Run, folder: Path | None = None) -> list[Path]:
         write_atomically(path, png(figure))
         paths.append(path)
     return paths
+
+
+def of_track(name: str, number: int) -> str:
+    """Return the name of the picture or video of a track; the first keeps the plain one."""
+    return f"{name}-{number}" if number else name
+
+
+def _path_figures(
+    tracks: Sequence[Track], laps: Sequence[Episode], newest: Sequence[Episode]
+) -> dict[str, Figure]:
+    figures = {}
+    for number, track in enumerate(tracks):
+        driven = _driven_on(laps, number, tracks)
+        shown = driven or _driven_on(newest, number, tracks)[-1:]
+        title = _path_title(driven) + _on(track, tracks)
+        figures[of_track("path", number)] = plot_path(shown, track, title)
+    return figures
+
+
+def _off_track_figures(tracks: Sequence[Track], run: Run, history: History) -> dict[str, Figure]:
+    # One track after the other: all of a long run's steps would not fit into memory.
+    return {
+        of_track("off_tracks", number): plot_off_tracks(
+            (e for e in training_episodes(run, history) if _is_on(e, number, tracks)),
+            track,
+            "Where the car left the road" + _on(track, tracks),
+        )
+        for number, track in enumerate(tracks)
+    }
+
+
+def _driven_on(episodes: Sequence[Episode], number: int, tracks: Sequence[Track]) -> list[Episode]:
+    return [episode for episode in episodes if _is_on(episode, number, tracks)]
+
+
+def _is_on(episode: Episode, number: int, tracks: Sequence[Track]) -> bool:
+    return track_of(episode.index, len(tracks)) == number
+
+
+def _on(track: Track, tracks: Sequence[Track]) -> str:
+    return f", {track.name}" if len(tracks) > 1 else ""
 
 
 def png(figure: Figure) -> bytes:
@@ -373,16 +490,65 @@ def live_training_plot(
             plots when left out.
     """
     show = _notebook_display() or _file_display(file or run.plots_dir / "training.png")
-    drawn_size = -1
+    _show_live(lambda: plot_training(run), show, lambda: _reported(run), is_done, refresh_s)
+
+
+def live_runs_plot(
+    runs: Callable[[], Mapping[str, Run]],
+    file: Path,
+    is_done: Callable[[], bool],
+    refresh_s: float = 2.0,
+) -> None:
+    """Show the training curves of several runs until all are done; the last one is in the file.
+
+    In a notebook the picture is replaced in place; elsewhere the file is kept up to date.
+
+    Args:
+        runs: Gives them by what to call them in the legend, which may change.
+        file: Where to write the picture.
+        is_done: Whether all have ended.
+        refresh_s: Seconds between two pictures.
+    """
+    keep = _file_display(file)
+    show = _notebook_display() or keep
+
+    def state() -> object:
+        return [(name, _reported(run)) for name, run in runs().items()]
+
+    _show_live(lambda: plot_runs(runs()), show, state, is_done, refresh_s)
+    if show is not keep:
+        keep(png(plot_runs(runs())))
+
+
+def _reported(run: Run) -> int:
+    return run.progress_file.stat().st_size if run.progress_file.exists() else 0
+
+
+def _show_live(
+    draw: Callable[[], Figure],
+    show: Callable[[bytes], None],
+    state: Callable[[], object],
+    is_done: Callable[[], bool],
+    refresh_s: float,
+) -> None:
+    """Show a picture whenever what it shows has changed, until the end."""
+    drawn: object = None
     while True:
         is_last = is_done()
-        size = run.progress_file.stat().st_size if run.progress_file.exists() else 0
-        if size != drawn_size:
-            show(png(plot_training(run)))
-            drawn_size = size
+        now = state()
+        if now != drawn:
+            show(png(draw()))
+            drawn = now
         if is_last:
             return
         time.sleep(refresh_s)
+
+
+def display(picture: bytes) -> None:
+    """Show a PNG in the running notebook, if there is one."""
+    show = _notebook_display()
+    if show is not None:
+        show(picture)
 
 
 def _notebook_display() -> Callable[[bytes], None] | None:
@@ -391,16 +557,15 @@ def _notebook_display() -> Callable[[bytes], None] | None:
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is None or not hasattr(shell, "kernel"):
         return None
-    from IPython.display import Image, display  # type: ignore[import-not-found,unused-ignore]
-
+    notebook: Any = import_module("IPython.display")
     handles: list[Any] = []
 
     def show(picture: bytes) -> None:
-        image = Image(data=picture, format="png")
+        image = notebook.Image(data=picture, format="png")
         if handles:
             handles[0].update(image)
         else:
-            handles.append(display(image, display_id=True))
+            handles.append(notebook.display(image, display_id=True))
 
     return show
 

@@ -45,6 +45,8 @@ class EpisodeEvent:
     """Simulated seconds."""
     total_steps: int
     """Training steps of the whole run so far."""
+    track: str = ""
+    """Name of its track if the run has several."""
     time: float = field(default_factory=time.time)
 
 
@@ -68,6 +70,17 @@ class UpdateEvent:
 
 
 @dataclass(frozen=True)
+class TrackResult:
+    """What an evaluation's trial laps reached on one of several tracks."""
+
+    trials: int
+    completed: int
+    mean_progress_percent: float
+    best_lap_s: float | None
+    mean_lap_s: float | None
+
+
+@dataclass(frozen=True)
 class EvaluationEvent:
     """The greedy policy drove its trial laps."""
 
@@ -83,6 +96,8 @@ class EvaluationEvent:
     """Mean over the completed laps."""
     is_best: bool
     """Whether this became the run's best checkpoint."""
+    tracks: dict[str, TrackResult] = field(default_factory=dict)
+    """By the track's name, if the run has several."""
     time: float = field(default_factory=time.time)
 
 
@@ -139,6 +154,9 @@ def parse_event(line: str) -> Event:
     cls = _TYPES.get(data.pop("event", None))
     if cls is None:
         raise ValueError(f"not a progress event: {line[:80]!r}")
+    if cls is EvaluationEvent:
+        results = data.get("tracks", {})
+        data["tracks"] = {name: TrackResult(**result) for name, result in results.items()}
     known = {f.name for f in fields(cls)}
     return cls(**{key: value for key, value in data.items() if key in known})
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from local_trainer.actions import load_action_space
 from local_trainer.metrics import Entry
 from local_trainer.page import Badge, Page, Tone, data_uri
-from local_trainer.plots import read_evaluation
+from local_trainer.plots import of_track, read_evaluation
+from local_trainer.run_files import load_run_tracks
 from local_trainer.runs import Run, RunStatus, write_atomically
 
 MAX_VIDEO_BYTES = 8_000_000
@@ -50,9 +51,14 @@ _PICTURES = (
 )
 
 
-def video_file(run: Run) -> Path:
-    """Return where the video of an evaluation lap lies."""
-    return run.plots_dir / VIDEO_NAME
+def video_file(run: Run, track: int = 0) -> Path:
+    """Return where the video of an evaluation lap lies, for each of several tracks one."""
+    return run.plots_dir / _video_name(track)
+
+
+def _video_name(track: int) -> str:
+    name = Path(VIDEO_NAME)
+    return of_track(name.stem, track) + name.suffix
 
 
 def write_report(run: Run, folder: Path | None = None) -> Path:
@@ -77,13 +83,17 @@ def report_html(run: Run, pictures: Path) -> str:
     laps = read_evaluation(run)
     page = _begin(status)
     page.cards(_cards(status, laps))
-    _add_video(page.section("The lap"), pictures)
+    is_one = not run.tracks_file.exists()
+    tracks = [status.track] if is_one else [track.name for track in load_run_tracks(run)]
+    _add_videos(page.section("The lap"), pictures, tracks)
     _add_evaluation(page.section("Evaluation"), laps)
     for name, heading, text in _PICTURES:
         page.section(heading)
-        if (path := pictures / f"{name}.png").exists():
-            wide = _TRAINING_WIDTH_PX if name == "training" else None
-            page.picture(path, text, alt=heading, min_width_px=wide)
+        wide = _TRAINING_WIDTH_PX if name == "training" else None
+        for number, track in enumerate(tracks):
+            if (path := pictures / f"{of_track(name, number)}.png").exists():
+                alt = heading if len(tracks) == 1 else f"{heading}, {track}"
+                page.picture(path, "" if number else text, alt=alt, min_width_px=wide)
     _add_actions(page.section("Action space"), run)
     _add_hyperparameters(page.section("Hyperparameters"), run)
     _add_file(page.section("Reward function"), run.reward_file)
@@ -114,15 +124,18 @@ def _cards(status: RunStatus, laps: Sequence[Entry]) -> list[tuple[str, str]]:
     ]
 
 
-def _add_video(page: Page, pictures: Path) -> None:
-    path = pictures / VIDEO_NAME
-    if not path.exists():
-        return
-    if path.stat().st_size > MAX_VIDEO_BYTES:
-        page.text("The video is too large for this page:").code(str(path))
-        return
-    source = data_uri(path, "video/mp4")
-    page.markup(f'<video controls autoplay muted loop playsinline src="{source}"></video>')
+def _add_videos(page: Page, pictures: Path, tracks: Sequence[str]) -> None:
+    for number, track in enumerate(tracks):
+        path = pictures / _video_name(number)
+        if not path.exists():
+            continue
+        if len(tracks) > 1:
+            page.text(f"On {track}:")
+        if path.stat().st_size > MAX_VIDEO_BYTES:
+            page.text("The video is too large for this page:").code(str(path))
+            continue
+        source = data_uri(path, "video/mp4")
+        page.markup(f'<video controls autoplay muted loop playsinline src="{source}"></video>')
     page.text(
         "Left: what the policy saw, with measured speed (bar), commanded speed (mark) and "
         "steering. Right: the car on the track."
@@ -130,9 +143,11 @@ def _add_video(page: Page, pictures: Path) -> None:
 
 
 def _add_evaluation(page: Page, laps: Sequence[Entry]) -> None:
+    has_tracks = any("track" in lap for lap in laps)
     rows = [
         (
             str(lap["trial"]),
+            *([str(lap.get("track", ""))] if has_tracks else []),
             f"{lap['completion_percentage']} %",
             f"{_seconds(lap):.2f}",
             str(lap["episode_status"]),
@@ -142,7 +157,9 @@ def _add_evaluation(page: Page, laps: Sequence[Entry]) -> None:
         )
         for lap in laps
     ]
-    page.table(("Trial", "Completion", "Time (s)", "End", "Off track", "Crashes", "Resets"), rows)
+    track = ["Track"] if has_tracks else []
+    headings = ("Completion", "Time (s)", "End", "Off track", "Crashes", "Resets")
+    page.table(("Trial", *track, *headings), rows)
 
 
 def _add_actions(page: Page, run: Run) -> None:

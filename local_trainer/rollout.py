@@ -6,6 +6,7 @@ episodes, in-training evaluations and final ones.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -280,19 +281,49 @@ def pick_actions(
     return chosen
 
 
+def track_of(episode: int, num_tracks: int) -> int:
+    """Return which of a run's tracks an episode drives: they take turns.
+
+    An evaluation drives every track equally often, so its numbers begin with the first track.
+    """
+    return episode % num_tracks
+
+
 def training_starts(config: RunConfig, first_episode: int, count: int) -> list[EpisodeStart]:
-    """Return where the next training episodes begin: round robin along the track."""
-    rules = config.episodes.rules()
+    """Return where the next training episodes begin: round robin along each track.
+
+    How far off the centre line is drawn from the seed and the episode's number.
+    """
+    settings, rules = config.episodes, config.episodes.rules()
     starts = []
     for episode in range(first_episode, first_episode + count):
-        fraction = config.episodes.start_position_offset
-        if config.episodes.change_start_position:
-            fraction += episode * config.episodes.round_robin_advance
+        turn = episode // len(config.all_tracks)
+        fraction = settings.start_position_offset
+        if settings.change_start_position:
+            fraction += turn * settings.round_robin_advance
         is_reversed = config.reverse_direction
         if config.alternate_direction:
-            is_reversed ^= episode % 2 == 1
-        starts.append(EpisodeStart(episode, fraction % 1.0, is_reversed, rules=rules))
+            is_reversed ^= turn % 2 == 1
+        sideways, turned = _offsets(config.seed, episode, "training")
+        starts.append(
+            EpisodeStart(
+                episode,
+                fraction % 1.0,
+                is_reversed,
+                lateral_offset_m=settings.start_sideways_m * sideways,
+                yaw_offset_rad=math.radians(settings.start_turn_deg) * turned,
+                rules=rules,
+            )
+        )
     return starts
+
+
+def _offsets(seed: int, episode: int, phase: str) -> tuple[float, float]:
+    """Return how far an episode begins off the centre line and turned, each in [-1, 1)."""
+    stream = (phase == "training") * 2**32 + _START_STREAM * 2**40 + episode
+    random = np.random.Generator(np.random.Philox(key=[seed, stream]))
+    sideways, turned = random.uniform(-1.0, 1.0, 2).tolist()
+    return sideways, turned
 
 
 def evaluation_starts(
@@ -300,18 +331,18 @@ def evaluation_starts(
 ) -> list[EpisodeStart]:
     """Return where evaluation laps begin: at the start line, all but the first a little off it.
 
+    ``trials`` is how many laps each track sees; they are numbered in turn (`track_of`).
+
     Without the small offsets a greedy policy in a simulator that repeats itself would drive the
     same lap each time. They are drawn from the seed and the episode's number: up to 0.1 m
     sideways and 0.15 rad.
     """
     rules = rules or config.evaluation.rules()
     starts = []
-    for trial in range(trials):
-        episode = first_episode + trial
-        random = np.random.Generator(
-            np.random.Philox(key=[config.seed, _START_STREAM * 2**40 + episode])
-        )
-        sideways, turn = random.uniform(-1.0, 1.0, 2) if trial else (0.0, 0.0)
+    num_tracks = len(config.all_tracks)
+    for number in range(trials * num_tracks):
+        episode, trial = first_episode + number, number // num_tracks
+        sideways, turned = _offsets(config.seed, episode, "evaluation") if trial else (0.0, 0.0)
         is_reversed = config.reverse_direction
         if config.alternate_direction:
             is_reversed ^= trial % 2 == 1
@@ -321,7 +352,7 @@ def evaluation_starts(
                 config.episodes.start_position_offset % 1.0,
                 is_reversed,
                 lateral_offset_m=0.1 * sideways,
-                yaw_offset_rad=0.15 * turn,
+                yaw_offset_rad=0.15 * turned,
                 rules=rules,
             )
         )
@@ -331,9 +362,13 @@ def evaluation_starts(
 def robust_starts(
     config: RunConfig, trials: int, rules: EpisodeRules | None = None
 ) -> list[EpisodeStart]:
-    """Return starts all around the lap, in both directions in turn."""
+    """Return starts all around the lap of each track, in both directions in turn."""
     rules = rules or config.evaluation.rules()
+    num_tracks = len(config.all_tracks)
     return [
-        EpisodeStart(trial, (trial / trials) % 1.0, is_reversed=trial % 2 == 1, rules=rules)
+        EpisodeStart(
+            trial * num_tracks + track, (trial / trials) % 1.0, trial % 2 == 1, rules=rules
+        )
         for trial in range(trials)
+        for track in range(num_tracks)
     ]

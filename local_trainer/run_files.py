@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +48,7 @@ def create_run(
     preset_path: Path | None = None,
     environment_path: Path | None = None,
     track: Track | None = None,
+    tracks: Sequence[Track] = (),
 ) -> Run:
     """Check a configuration and its files, and write the folder of a new run.
 
@@ -59,7 +61,8 @@ def create_run(
             `ActionSpace` counts as a custom one and also leaves ``model_metadata_tmp.json``.
         preset_path: Coach preset instead of ``config.files.preset``.
         environment_path: Environment instead of ``config.files.environment``.
-        track: The track, if the caller has loaded it already.
+        track: The track, if the caller has loaded it already; it counts if there is only one.
+        tracks: All tracks, if the caller has loaded them already.
 
     Returns:
         The run, its status ``created``.
@@ -71,9 +74,10 @@ def create_run(
         RewardFunctionError: If the reward function cannot be loaded or called.
     """
     files = config.files
-    if track is None:
-        track = load_config_track(config)
-    name = _free_name(config, track, runs_dir)
+    if not tracks:
+        has_one = track is not None and len(config.all_tracks) == 1
+        tracks = (track,) if track is not None and has_one else load_config_tracks(config)
+    name = _free_name(config, tracks, runs_dir)
     if config.pretrained.run is not None:
         find_run(config.pretrained.run, runs_dir)
     reward_path = find_user_file("reward function", reward_path or Path(files.reward))
@@ -81,9 +85,11 @@ def create_run(
     environment_path = _python_file("environment", environment_path or files.environment)
     contents = _action_files(actions or files.model_metadata)
     _check_machine(config)
-    check_reward_file(reward_path, track)
+    for one in tracks:
+        check_reward_file(reward_path, one)
 
-    surface = config.surface or track.surface
+    # Several keep their surfaces with their routes.
+    surface = config.surface or (tracks[0].surface if len(tracks) == 1 else None)
     config = config.model_copy(
         update={"run": name, "job_name": config.job_name or name, "surface": surface}
     )
@@ -94,33 +100,73 @@ def create_run(
         contents["presets/preset.py"] = preset_path.read_bytes()
     if environment_path is not None:
         contents["environments/deepracer_racetrack_env.py"] = environment_path.read_bytes()
-    contents["training_params.yaml"] = training_params_text(config, name, track.name).encode()
-    contents["status.json"] = _status_text(config, name, track.name).encode()
-    return _write_folder(runs_dir, name, contents, track)
+    contents |= _params_files(config, name, tracks)
+    shown = ", ".join(one.name for one in tracks)
+    contents["status.json"] = _status_text(config, name, shown).encode()
+    return _write_folder(runs_dir, name, contents, tracks, config.surface)
 
 
 def load_config_track(config: RunConfig) -> Track:
-    """Return the track a configuration names.
+    """Return the track a configuration names; the first if there are several.
 
     Raises:
         ConfigError: If there is no such track or its file is not usable.
     """
-    try:
-        return load_track(config.track, Path(config.files.tracks_dir))
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    return _load_track(config, config.track)
+
+
+def load_config_tracks(config: RunConfig) -> tuple[Track, ...]:
+    """Return every track a configuration names.
+
+    Raises:
+        ConfigError: If there is no such track, its file is not usable, or two have one name.
+    """
+    tracks = tuple(_load_track(config, name) for name in config.all_tracks)
+    names = [track.name for track in tracks]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"tracks must have different names, got {', '.join(names)}.")
+    return tracks
 
 
 def load_run_track(run: Run) -> Track:
-    """Return the track a run was made with, whatever became of the track's own file.
+    """Return the track of a run of one track, whatever became of the track's own file.
 
     Raises:
         NotFound: If the folder holds no run.
-        ConfigError: If its route file is damaged.
+        ConfigError: If its route file is damaged, or it drove several tracks.
     """
-    surface = load_config(run.config_file).surface or "asphalt"
+    tracks = load_run_tracks(run)
+    if len(tracks) > 1:
+        names = ", ".join(track.name for track in tracks)
+        raise ConfigError(
+            f"This takes runs of one track; {run.name!r} drove {len(tracks)}: {names}."
+        )
+    return tracks[0]
+
+
+def load_run_tracks(run: Run) -> tuple[Track, ...]:
+    """Return the tracks a run was made with, whatever became of the tracks' own files.
+
+    Raises:
+        NotFound: If the folder holds no run.
+        ConfigError: If a route file is damaged.
+    """
     try:
-        return load_route(run.route_file, run.read_status().track, surface)
+        if not run.tracks_file.exists():
+            surface = load_config(run.config_file).surface or "asphalt"
+            return (load_route(run.route_file, run.read_status().track, surface),)
+        listed = json.loads(run.tracks_file.read_text(encoding="utf-8"))
+        return tuple(
+            load_route(run.tracks_file.parent / one["file"], one["name"], one["surface"])
+            for one in listed
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"The run's routes cannot be read: {error}") from None
+
+
+def _load_track(config: RunConfig, name: str) -> Track:
+    try:
+        return load_track(name, Path(config.files.tracks_dir))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -197,7 +243,24 @@ def training_params_text(config: RunConfig, run_name: str, track_name: str) -> s
     )
 
 
-def _free_name(config: RunConfig, track: Track, runs_dir: Path) -> str:
+def _params_files(config: RunConfig, name: str, tracks: Sequence[Track]) -> dict[str, bytes]:
+    """Return the service's YAML files: one, and for several tracks one more for each.
+
+    The list that tells its workers which file is theirs is as deepracer-for-cloud hands it over.
+    """
+    texts = [training_params_text(config, name, track.name).encode() for track in tracks]
+    files = {"training_params.yaml": texts[0]}
+    if len(tracks) == 1:
+        return files
+    workers = []
+    for number, (track, text) in enumerate(zip(tracks, texts, strict=True), start=1):
+        files[f"training_params_{number}.yaml"] = text
+        workers.append({"config_file": f"training_params_{number}.yaml", "world_name": track.name})
+    files["multi_config.json"] = json.dumps({"multi_config": workers}, indent=2).encode()
+    return files
+
+
+def _free_name(config: RunConfig, tracks: Sequence[Track], runs_dir: Path) -> str:
     if config.run is not None:
         if (runs_dir / config.run).exists():
             raise ConfigError(
@@ -205,7 +268,8 @@ def _free_name(config: RunConfig, track: Track, runs_dir: Path) -> str:
                 "delete it."
             )
         return config.run
-    base = f"{track.name}-{datetime.now():%y%m%d-%H%M%S}"
+    more = f"-and-{len(tracks) - 1}-more" if len(tracks) > 1 else ""
+    base = f"{tracks[0].name}{more}-{datetime.now():%y%m%d-%H%M%S}"
     name, count = base, 1
     while (runs_dir / name).exists():
         count += 1
@@ -273,7 +337,27 @@ def _status_text(config: RunConfig, name: str, track_name: str) -> str:
     return json.dumps(asdict(status), indent=2) + "\n"
 
 
-def _write_folder(runs_dir: Path, name: str, contents: dict[str, bytes], track: Track) -> Run:
+def _save_routes(run: Run, tracks: Sequence[Track], surface: str | None) -> None:
+    save_route(tracks[0], run.route_file)
+    if len(tracks) == 1:
+        return
+    folder = run.tracks_file.parent
+    folder.mkdir()
+    listed = []
+    for number, track in enumerate(tracks):
+        file = f"{number}.npy"
+        save_route(track, folder / file)
+        listed.append({"name": track.name, "surface": surface or track.surface, "file": file})
+    run.tracks_file.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_folder(
+    runs_dir: Path,
+    name: str,
+    contents: dict[str, bytes],
+    tracks: Sequence[Track],
+    surface: str | None,
+) -> Run:
     """Write all files beside their place and move them there in one step."""
     temporary: Path | None = None
     try:
@@ -285,7 +369,7 @@ def _write_folder(runs_dir: Path, name: str, contents: dict[str, bytes], track: 
             path = folder / place
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        save_route(track, folder / "route.npy")
+        _save_routes(Run(folder), tracks, surface)
         os.rename(folder, runs_dir / name)
     except OSError as error:
         raise ConfigError(

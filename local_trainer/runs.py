@@ -10,9 +10,10 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO
@@ -91,6 +92,11 @@ class Run:
         return self.path / "route.npy"
 
     @property
+    def tracks_file(self) -> Path:
+        """Return the list of a run's tracks if they are several, JSON; routes lie beside it."""
+        return self.path / "routes" / "tracks.json"
+
+    @property
     def preset_file(self) -> Path:
         """Return the user's Coach preset, if there is one."""
         return self.path / "presets" / "preset.py"
@@ -117,6 +123,11 @@ class Run:
         return self.path / "logs" / "training.log"
 
     @property
+    def notices_file(self) -> Path:
+        """Return what a run in the container stack waited for, one line each."""
+        return self.path / "logs" / "notices.log"
+
+    @property
     def failure_file(self) -> Path:
         """Return what ended a failed run."""
         return self.path / "failure.json"
@@ -126,13 +137,22 @@ class Run:
         """Return the training metrics in the service's form."""
         return self.path / "metrics" / "TrainingMetrics.json"
 
-    def training_trace_file(self, iteration: int) -> Path:
-        """Return the step trace of one iteration."""
-        return self.path / "training-simtrace" / f"{iteration}-iteration.csv"
+    def training_trace_file(self, iteration: int, track: int | None = None) -> Path:
+        """Return the step trace of one iteration; with several tracks, of one of them.
+
+        Tracks have folders by their number, as workers have on the service.
+        """
+        folder = self.path if track is None else self.path / str(track)
+        return folder / "training-simtrace" / f"{iteration}-iteration.csv"
 
     def steps_file(self, phase: str, iteration: int) -> Path:
         """Return the exact steps of one iteration (`local_trainer.episodes`)."""
         return self.path / "steps" / f"{phase}-{iteration}.npz"
+
+    @property
+    def pretrained_dir(self) -> Path:
+        """Return the folder of the checkpoint it begins with, where no other run can be seen."""
+        return self.path / "pretrained"
 
     @property
     def plots_dir(self) -> Path:
@@ -196,20 +216,34 @@ class Run:
             raise ConfigError(
                 f"Run {self.name!r} is running; stop it first or wait until it ends."
             ) from None
+        with suppress(OSError):  # a full disk must not keep anybody from working on the run
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()} {socket.gethostname()}".encode(), 0)
         try:
             yield
         finally:
             os.close(descriptor)
 
+    def holder(self) -> int | None:
+        """Return the process on this machine that works on the run, None if there is none."""
+        if not self.is_locked():
+            return None
+        pid, _, host = (self.path / ".run.lock").read_text(encoding="utf-8").partition(" ")
+        return int(pid) if pid.isdigit() and host == socket.gethostname() else None
+
     def delete(self) -> None:
-        """Remove the run's folder.
+        """Remove the run's folder, out of sight in one step.
 
         Raises:
-            ConfigError: If the run is running.
+            ConfigError: If the run is running, or its path is a link to a folder elsewhere.
         """
-        if self.is_locked():
-            raise ConfigError(f"Run {self.name!r} is running; stop it before deleting it.")
-        shutil.rmtree(self.path)
+        if self.path.is_symlink():
+            raise ConfigError(f"{self.path} is a link to {self.path.resolve()}; name that folder.")
+        with self.lock():
+            # One level down: nobody listing the runs takes what is left of it for one.
+            rubbish = Path(tempfile.mkdtemp(prefix=".deleted-", dir=self.path.parent))
+            os.rename(self.path, rubbish / self.name)
+        shutil.rmtree(rubbish)
 
 
 def find_run(name: str, runs_dir: Path = DEFAULT_RUNS_DIR) -> Run:

@@ -125,7 +125,12 @@ def trace_csv(rows: Iterable[TraceRow]) -> str:
 
 
 def write_training_trace(
-    run: Run, iteration: int, episodes: Sequence[Episode], starts_s: Sequence[float], track: Track
+    run: Run,
+    iteration: int,
+    episodes: Sequence[Episode],
+    starts_s: Sequence[float],
+    track: Track,
+    number: int | None = None,
 ) -> list[str]:
     """Write the step trace of one iteration.
 
@@ -134,7 +139,8 @@ def write_training_trace(
         iteration: Policy iteration, from 0.
         episodes: Its training episodes; evaluations are not traced during training.
         starts_s: Where each begins on the run's simulation clock (`TrainingMetrics.extend`).
-        track: The run's track in row order.
+        track: The track they were driven on, in row order.
+        number: Of the track, from 0, if the run has several.
 
     Returns:
         The same steps as log lines, for `RunLog.write`.
@@ -142,29 +148,32 @@ def write_training_trace(
     rows: list[TraceRow] = []
     for episode, start_s in zip(episodes, starts_s, strict=True):
         rows += trace_rows(episode, track, start_s=start_s)
-    write_atomically(run.training_trace_file(iteration), trace_csv(rows))
+    write_atomically(run.training_trace_file(iteration, number), trace_csv(rows))
     return trace_lines(rows)
 
 
-def evaluation_trace_file(run: Run, stamp: str) -> Path:
+def evaluation_trace_file(run: Run, stamp: str, number: int | None = None) -> Path:
     """Return where the step trace of an evaluation lies (`metrics.evaluation_stamp`)."""
-    return run.path / f"evaluation-{stamp}" / "evaluation-simtrace" / "0-iteration.csv"
+    folder = run.path / f"evaluation-{stamp}"
+    if number is not None:
+        folder /= str(number)
+    return folder / "evaluation-simtrace" / "0-iteration.csv"
 
 
 def write_evaluation_trace(
-    run: Run, stamp: str, episodes: Sequence[Episode], track: Track
+    run: Run, stamp: str, episodes: Sequence[Episode], track: Track, number: int | None = None
 ) -> list[str]:
-    """Write the step trace of a finished evaluation.
+    """Write the step trace of a finished evaluation; with a number, of one of several tracks.
 
     Returns:
         The same steps as log lines, for `RunLog.write`.
     """
     rows: list[TraceRow] = []
     clock_s = 0.0
-    for number, episode in enumerate(episodes):
-        rows += trace_rows(episode, track, number, clock_s)
+    for lap, episode in enumerate(episodes):
+        rows += trace_rows(episode, track, lap, clock_s)
         clock_s += episode.duration_s
-    write_atomically(evaluation_trace_file(run, stamp), trace_csv(rows))
+    write_atomically(evaluation_trace_file(run, stamp, number), trace_csv(rows))
     return trace_lines(rows)
 
 

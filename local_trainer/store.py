@@ -20,7 +20,7 @@ from threading import Thread
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from local_trainer.errors import ConfigError, LocalTrainerError, NotFound
+from local_trainer.errors import ConfigError, LocalTrainerError, NotFound, one_line
 from local_trainer.runs import appearing
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ class StoreError(LocalTrainerError):
 
 class AccessRefused(StoreError):
     """Raised when a store does not accept the credentials."""
+
+    exit_status = 2
 
 
 class CredentialsExpired(AccessRefused):
@@ -485,12 +487,12 @@ class S3Store:
                 raise self._error(verb, key, what, code, reason, attempt) from None
             wait_s = _FIRST_WAIT_S * 2 ** (attempt - 1)
             logger.warning(
-                "store=%s verb=%s attempt=%d of=%d wait_s=%g reason=%s",
-                what,
+                "waits %g s to %s %s again (attempt %d of %d): %s",
+                wait_s,
                 verb,
+                what,
                 attempt,
                 _ATTEMPTS,
-                wait_s,
                 reason,
             )
             time.sleep(wait_s)
@@ -576,7 +578,7 @@ def _response_of(error: Any) -> tuple[str, str]:
     is_known = isinstance(error, minio.error.KnownResponseError)
     code = type(error).__name__ if is_known else str(getattr(error, "code", "") or "")
     message = str(getattr(error, "message", "") or error)
-    return code, f"{' '.join(message.split()).rstrip('.')}."
+    return code, f"{one_line(message).rstrip('.')}."
 
 
 def _plain_reason(error: Exception, endpoint: str) -> str:
@@ -586,7 +588,7 @@ def _plain_reason(error: Exception, endpoint: str) -> str:
     if isinstance(error, urllib3.exceptions.NewConnectionError):
         return f"nobody answers at {endpoint}."
     text = str(error.args[-1] if error.args else error) or type(error).__name__
-    return f"{' '.join(text.split()).rstrip('.')}."
+    return f"{one_line(text).rstrip('.')}."
 
 
 def _not_found(store: ObjectStore, key: str) -> NotFound:

@@ -33,8 +33,8 @@ DESCRIPTION_PATTERN = r"[A-Za-z0-9 -]{1,255}"
 
 _POLL_S = 5.0
 _MOST_FAILED_POLLS = 5
-_LEFT_OUT = (".gz", ".zip")
-"""What the console's own page does not upload."""
+_LEFT_OUT = (".gz", ".zip", ".DS_Store", "Thumbs.db", "desktop.ini")
+"""How the names of files end that the console's own page does not upload."""
 
 _POINTERS = ("model/deepracer_checkpoints.json", "model/.coach_checkpoint")
 """What readers look for first goes up last."""

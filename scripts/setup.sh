@@ -1,8 +1,8 @@
 #!/bin/sh
-# Sets up .venv: `scripts/setup.sh [dev] [gpu]`. Does nothing when it is already as asked for.
+# Sets up .venv: `scripts/setup.sh [dev] [gpu] [notebook] [ray]`. Does nothing when it is already as asked for.
 #
 # Needs Python 3.11 or 3.12 with its venv module; no compiler, no Docker, no root.
-# What was installed once (dev, gpu) stays: `make train` after `make test` removes nothing.
+# What was installed once (dev, gpu, ...) stays: `make train` after `make test` removes nothing.
 set -eu
 cd "$(dirname "$0")/.."
 

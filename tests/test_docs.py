@@ -100,7 +100,8 @@ def test_every_metric_is_documented() -> None:
 
 def test_every_engine_parameter_and_method_is_documented() -> None:
     shown = codes("docs/engine.md")
-    methods = {f"{name}()" for name in vars(DeepRacerEngine) if not name.startswith("_")}
+    public = [name for name in vars(DeepRacerEngine) if not name.startswith("_")]
+    methods = {f"{name}()" for name in public if callable(getattr(DeepRacerEngine, name))}
     assert not set(PARAMETERS) - shown
     assert not methods - shown
 

@@ -194,14 +194,32 @@ def test_a_reward_function_that_fails_ends_the_run_with_its_line(
     assert list_checkpoints(run.model_dir)  # the run stays
 
 
-def test_a_learning_rate_that_diverges_is_told_in_one_line(tmp_path: Path) -> None:
-    reward = tmp_path / "large.py"
-    reward.write_text("def reward_function(params):\n    return 1e5 * (-1) ** params['steps']\n")
-    settings = {"ppo__learning_rate": "1.0", "ppo__target_kl": "null", "ppo__max_kl": "null"}
-    more = ("--episodes", "60", "--reward", str(reward))
-    arguments = train_command(tmp_path, "wild", *more, **settings)
-    line = error_line(run_command(arguments, status=1))
-    assert "Training diverged in iteration" in line and "ppo.learning_rate" in line
+def test_a_run_that_is_stopped_while_it_sets_up_goes_on(tmp_path: Path) -> None:
+    run = Run(tmp_path / "early")
+    process = start(train_command(tmp_path, "early", "--episodes", "10"))
+    wait_until(lambda: run.status_file.exists() and run.read_status().status == "running")
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert run.read_status().status == "stopped" and run.read_status().iteration == 0
+    assert "go on" in output and "evaluate" not in output  # there is nothing yet that could
+    assert not any("Traceback" in p.read_text() for p in (run.path / "logs").glob("*.log"))
+    resume(run)
+    assert run.read_status().status == "finished" and run.read_status().episodes == 10
+
+
+def test_a_training_that_diverges_is_told_in_one_line(tmp_path: Path) -> None:
+    preset = tmp_path / "per_cent.py"
+    preset.write_text(
+        "from coach_presets.preset import graph_manager as make\n"
+        "from local_trainer.config import PpoConfig\n"
+        "graph_manager = make(PpoConfig())\n"
+        "graph_manager.agent_params.algorithm.discount = 99\n"
+    )
+    more = ("--episodes", "20", "--set", f"files.preset={preset}")
+    line = error_line(run_command(train_command(tmp_path, "wild", *more), status=1))
+    assert "Training diverged in iteration 0" in line and "value loss is" in line
+    assert "ppo.learning_rate" in line and "largest value target" in line
     assert Run(tmp_path / "wild").read_status().status == "failed"
 
 

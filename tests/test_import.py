@@ -295,3 +295,31 @@ def test_a_real_export_reaches_the_console(
     assert json.loads(done.stdout)["status"] == "READY"
     best = choose_checkpoint(source.model_dir)
     assert {"model/.coach_checkpoint", f"model/{best.name}.index"} <= keys
+
+
+@pytest.mark.parametrize("kind", ["console", "car"])
+def test_an_export_passes_its_check_comes_back_the_same_and_trains_on(
+    source: Run, tmp_path: Path, kind: str
+) -> None:
+    where = ["--runs-dir", str(source.path.parent)]
+    output = tmp_path / ("out" if kind == "console" else "model.tar.gz")
+    made = command("export", kind, "tiny@last", "--output", str(output), *where, "--json")
+    exported = json.loads(run_command(made).stdout)
+    archive = exported["zip" if kind == "console" else "archive"]
+    checked = json.loads(run_command(command("export", "check", archive, "--json")).stdout)
+    assert checked["target"] == kind
+    assert "refused" not in {finding["outcome"] for finding in checked["findings"]}
+    place = ["--runs-dir", str(tmp_path / "runs")]
+    run_command(command("import", archive, "--name", "back", *place))
+    run = find_run("back", tmp_path / "runs")
+    before = probabilities(last_of(source).frozen_graph(source.model_dir))
+    after = probabilities(choose_checkpoint(run.model_dir).frozen_graph(run.model_dir))
+    np.testing.assert_allclose(after, before, rtol=0.0, atol=1e-6)
+    tiny = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    begin = ["train", "--from", "back", "--actions", str(run.metadata_file), "--name", "next"]
+    run_command(command(*begin, *place, "--track", "Oval_track", "--episodes", "10", *tiny))
+    trained = find_run("next", tmp_path / "runs")
+    begun = probabilities(Checkpoint(0, 0).frozen_graph(trained.model_dir))
+    np.testing.assert_allclose(begun, before, rtol=0.0, atol=1e-6)
+    learned = probabilities(last_of(trained).frozen_graph(trained.model_dir))
+    assert last_of(trained).number == 1 and np.abs(learned - begun).max() > 1e-6

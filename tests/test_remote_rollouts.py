@@ -199,7 +199,7 @@ def test_a_reward_function_that_raises_ends_the_run_with_its_line(
     with stack_of(tmp_path, server, **{"files.reward": str(reward)}) as stack:
         trainer = stack.start_trainer()
         worker = stack.start("rollout")
-        assert trainer.wait(timeout=300) == 1
+        assert trainer.wait(timeout=300) == 2
         message = json.loads(stack.run.failure_file.read_text())["message"]
         assert "raised KeyError: 'speed_limit'" in message and "\n" not in message
         assert "remote/reward_function.py:3" in message and "steps=16" in message
@@ -213,7 +213,7 @@ def test_a_wrong_password_is_told_in_one_line(tmp_path: Path, server: RedisServe
     run = new_run(tmp_path)
     place = {"REDIS_URL": server.url, "REDIS_PASSWORD": "guessed"}
     for name, more in (("trainer", ["--remote"]), ("rollout", [])):
-        assert start_worker(name, run, place, *more).wait(timeout=120) == 1
+        assert start_worker(name, run, place, *more).wait(timeout=120) == 2
         log = log_of(run, name)
         assert "refuses the password" in log and "Traceback" not in log and "guessed" not in log
     assert "refuses the password" in run.read_status().reason

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from local_trainer.launch.stack_training import BUCKET, IMAGE
+from local_trainer.net import free_port
 from local_trainer.runs import Run
 from local_trainer.store import Credentials, open_store
 
@@ -32,7 +32,7 @@ def environment() -> Iterator[dict[str, str]]:
     ports = {"REDIS_PORT": str(free_port()), "MINIO_PORT": str(free_port())}
     values = {**os.environ, **names, **ports}
     yield values
-    command(["stack", "down", "--volumes"], values, ROOT)
+    command(["stack", "down", "--volumes", "--yes"], values, ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +41,6 @@ def trained(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
     done = command(["train", "--simulator", "gazebo", "--name", "tiny", *TINY], environment, folder)
     assert done.returncode == 0, done.stderr[-2000:]
     return Run(folder / "runs" / "tiny")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def command(
@@ -94,13 +88,16 @@ def test_a_reward_that_raises_in_a_container_is_one_line_here(
 ) -> None:
     (tmp_path / "bad.py").write_text(
         "def reward_function(params):\n"
-        "    if params['steps'] > 3:\n"
+        "    print('step', params['steps'])\n"
+        "    if params['steps'] > 14:\n"  # later than any that is tried before the run
         "        return params['speed_limit']\n"
         "    return 1.0\n"
     )
     arguments = ["train", "--simulator", "gazebo", "--reward", "bad.py", "--name", "bad", *TINY]
     done = command([*arguments, "--quiet"], environment, tmp_path)
-    assert done.returncode != 0
+    assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, done.stderr[-2000:]
-    assert ":3: reward_function raised KeyError: 'speed_limit'" in errors[0]
+    assert ":4: reward_function raised KeyError: 'speed_limit'" in errors[0]
+    assert "runs/bad/reward_function.py" in errors[0]
+    assert "step 15" in (tmp_path / "runs/bad/logs/reward.log").read_text()

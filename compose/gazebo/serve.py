@@ -31,6 +31,8 @@ MASTER_PORT = 11311
 READY_LINE = "simulator ready"
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 3.0
+ALIVE_FILE = Path("/tmp/alive")
+"""Its age tells the container's health check that this process works."""
 SERVICES = ("/simulator/place", "/simulator/step")
 
 
@@ -42,10 +44,12 @@ def main():
     gazebo = Gazebo()
     rospy.Service("/simulator/load", Load, gazebo.load)
     print("waiting for a world", flush=True)
+    ALIVE_FILE.touch()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     while not stop.wait(1.0):
+        ALIVE_FILE.touch()
         for process in processes:
             if process.poll() is not None:
                 gazebo.stop()

@@ -28,6 +28,7 @@ import numpy as np
 from local_trainer.actions import default_action_space
 from local_trainer.episodes import Episode
 from local_trainer.errors import ConfigError, RunFailed
+from local_trainer.net import free_port
 from local_trainer.rollout import Exploration, Rollout
 from local_trainer.transport import Order, RedisTransport
 from sim.embedded import EmbeddedSimulator
@@ -274,9 +275,7 @@ def redis_server() -> Iterator[int]:
         raise ConfigError(
             "bench redis needs redis-server: on Debian, sudo apt install redis-server"
         )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     with TemporaryDirectory() as folder:
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
         command += ["--appendonly", "yes", "--save", "", "--logfile", str(Path(folder) / "log")]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from local_trainer.cli.console import facts, print_json, stdout
+from local_trainer.cli.options import RunsDir
 from local_trainer.runs import DEFAULT_RUNS_DIR
 
 app = typer.Typer(
@@ -60,14 +61,69 @@ def redis(
     _show(run(rounds=rounds), as_json)
 
 
+@app.command("gazebo")
+def gazebo(as_json: _Json = False) -> None:
+    """Measure Gazebo in the container stack: its speed, its start, whether it repeats itself."""
+    from local_trainer.bench.gazebo import run
+
+    _show(run(), as_json)
+
+
+@app.command("scale")
+def scale(
+    rollouts: Annotated[
+        int, typer.Option(help="Rollouts to measure with each number of workers.")
+    ] = 3,
+    as_json: _Json = False,
+) -> None:
+    """Measure how rollouts grow with 1, 2 and 4 workers, and what a transition costs whom."""
+    from local_trainer.bench.scale import run
+
+    _show(run(rollouts=rollouts), as_json)
+
+
+@app.command("packing")
+def packing(
+    episodes: Annotated[int, typer.Option(help="Training episodes of each model.")] = 200,
+    rounds: Annotated[int, typer.Option(help="How often each side takes its turn.")] = 2,
+    as_json: _Json = False,
+) -> None:
+    """Measure two trainings that share this machine against one after the other."""
+    from local_trainer.bench.packing import run
+
+    _show(run(episodes=episodes, rounds=rounds), as_json)
+
+
+@app.command("parity")
+def parity(
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the report, the figures and the table.")
+    ] = Path("parity"),
+    host: Annotated[
+        str | None,
+        typer.Option("--host", help="A Gazebo container that runs; one is started if left out."),
+    ] = None,
+    run_name: Annotated[
+        str | None, typer.Option("--run", help="A run whose best model drives laps in Gazebo.")
+    ] = None,
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Also fit the embedded car to Gazebo's turns.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """Measure how far the embedded simulator and Gazebo agree; write a report with pictures."""
+    from local_trainer.bench.parity import run
+
+    _show(run(out, host, run_name, runs_dir, fit), as_json)
+
+
 @app.command("replay")
 def replay(
     run_name: Annotated[
         str | None, typer.Option("--run", help="A recorded run; one is driven if left out.")
     ] = None,
-    runs_dir: Annotated[
-        Path, typer.Option("--runs-dir", help="Folder the runs lie in.")
-    ] = DEFAULT_RUNS_DIR,
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
     as_json: _Json = False,
 ) -> None:
     """Measure how fast recorded steps are judged again, and how many rewards are the same."""

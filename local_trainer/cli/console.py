@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from local_trainer.errors import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -43,7 +45,7 @@ def print_json(data: Any) -> None:
 
 def print_error(message: str) -> None:
     """Write one line to standard error."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -14,6 +14,8 @@ import typer
 
 from local_trainer import machine
 from local_trainer.cli.console import print_json
+from local_trainer.cli.options import AsJson, RunsDir
+from local_trainer.errors import last_line
 from local_trainer.runs import DEFAULT_RUNS_DIR
 
 _SYMBOLS = {"ok": "✓", "note": "·", "failed": "✗"}
@@ -33,7 +35,6 @@ _PACKAGES = {
     "PIL": "pillow",
     "av": "av",
 }
-_IMAGES = ("local-trainer-gazebo", "local-trainer-trainer")
 _DISK_NEEDED_GIB = 2.0
 _MEMORY_NEEDED_GIB = 2.5
 
@@ -54,13 +55,14 @@ def doctor(
     deep: Annotated[
         bool, typer.Option("--deep", help="Import the packages too (takes some seconds).")
     ] = False,
-    runs_dir: Annotated[
-        Path, typer.Option("--runs-dir", help="Folder the runs lie in.")
-    ] = DEFAULT_RUNS_DIR,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    stack: Annotated[
+        bool, typer.Option("--stack", help="Check what Gazebo in containers needs, item by item.")
+    ] = False,
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
+    as_json: AsJson = False,
 ) -> None:
     """Check that this machine can train, and say how to mend what is missing."""
-    checks = list(examine(runs_dir, deep))
+    checks = list(examine(runs_dir, deep, stack))
     failed = [check for check in checks if check.state == "failed"]
     if as_json:
         print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
@@ -73,8 +75,14 @@ def doctor(
         raise typer.Exit(1)
 
 
-def examine(runs_dir: Path, deep: bool) -> Iterator[Check]:
-    """Yield every check's result."""
+def examine(runs_dir: Path, deep: bool, stack: bool = False) -> Iterator[Check]:
+    """Yield every check's result.
+
+    Args:
+        runs_dir: Folder the runs lie in.
+        deep: Whether packages are imported, too.
+        stack: Whether what Gazebo in containers needs is needed.
+    """
     yield _python()
     yield _packages()
     if deep:
@@ -84,7 +92,7 @@ def examine(runs_dir: Path, deep: bool) -> Iterator[Check]:
     yield _disk(runs_dir)
     yield _runs_dir(runs_dir)
     yield _gpu(deep)
-    yield _docker()
+    yield from _stack() if stack else [_docker()]
 
 
 def _python() -> Check:
@@ -134,8 +142,7 @@ def _try_python(code: str) -> str:
         return "no answer after 300 s"
     if done.returncode == 0:
         return ""
-    lines = done.stderr.strip().splitlines()
-    return lines[-1] if lines else f"ended with status {done.returncode}"
+    return last_line(done.stderr) or f"ended with status {done.returncode}"
 
 
 def _cpu() -> Check:
@@ -198,27 +205,23 @@ def _gpu(deep: bool) -> Check:
     return Check("gpu", "failed", f"{names}, not usable by TensorFlow", "make setup GPU=1")
 
 
+def _stack() -> Iterator[Check]:
+    """Look at everything that Gazebo in containers needs."""
+    from local_trainer.launch.stack_checks import examine_stack
+
+    for check in examine_stack():
+        yield Check(check.name, "ok" if check.is_ok else "failed", check.found, check.mend)
+
+
 def _docker() -> Check:
-    """Look at what Gazebo in containers needs; the embedded simulator needs none of it."""
-    prepare = "for Gazebo in containers: sudo scripts/prepare-docker"
-    engine = _output_of("docker", "version", "--format", "{{.Server.Version}}")
-    if not engine:
-        return Check("docker", "note", "no engine; the embedded simulator needs none", prepare)
-    compose = _output_of("docker", "compose", "version", "--short")
-    if not compose:
-        return Check("docker", "note", f"engine {engine}, no Compose v2", prepare)
-    found = f"engine {engine}, compose {compose}"
-    missing = [name for name in _IMAGES if not _output_of("docker", "image", "inspect", name)]
-    if missing:
-        found = f"{found}; not built: {', '.join(missing)}"
-        return Check("docker", "note", found, "for Gazebo in containers: local-trainer stack build")
-    return Check("docker", "ok", f"{found}, images for Gazebo are built")
+    """Tell the first thing that Gazebo in containers lacks; the embedded simulator needs none."""
+    from local_trainer.launch.stack_checks import examine_stack
 
-
-def _output_of(*command: str) -> str:
-    """Return what a command prints, or nothing if it is missing or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
+    found = []
+    for check in examine_stack():
+        if not check.is_ok:
+            return Check(
+                "docker", "note", f"{check.found}; only Gazebo in containers needs it", check.mend
+            )
+        found.append(check.found)
+    return Check("docker", "ok", f"{', '.join(found[:2])}; Gazebo in containers can run")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from local_trainer.checkpoints import split_model
 from local_trainer.cli.console import (
     NOTHING,
     counted,
@@ -19,7 +20,8 @@ from local_trainer.cli.console import (
     stdout,
     table,
 )
-from local_trainer.errors import ConfigError
+from local_trainer.cli.options import AsJson, RunsDir
+from local_trainer.errors import one_of
 from local_trainer.runs import DEFAULT_RUNS_DIR, Run, find_run
 
 if TYPE_CHECKING:
@@ -38,8 +40,6 @@ Model = Annotated[
         help="Name or folder of a run; checkpoint: best (as without it), last or its number.",
     ),
 ]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder the runs lie in.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("car")
@@ -127,12 +127,11 @@ def check_command(
 
     Example: local-trainer export check ~/Downloads/my-model.zip
     """
-    if target not in (None, "console", "car"):
-        raise ConfigError(f"--for must be console or car, got {target!r}.")
-    from local_trainer.export.check import check_model
+    from local_trainer.export.check import TARGETS, check_model
 
+    place = None if target is None else one_of("--for", target, TARGETS)
     with stderr().status("Trying the model out …"):
-        report = check_model(path, target, name, description)  # type: ignore[arg-type]
+        report = check_model(path, place, name, description)
     if as_json:
         print_json({**asdict(report), "is_refused": report.is_refused})
     else:
@@ -143,12 +142,8 @@ def check_command(
 
 def find_model(model: str, runs_dir: Path) -> tuple[Run, str]:
     """Return the run and checkpoint of ``RUN`` or ``RUN@checkpoint``."""
-    name, at, checkpoint = model.rpartition("@")
-    if not at or "/" in checkpoint:  # a folder with @ in its path
-        return find_run(model, runs_dir), "best"
-    if not name or not checkpoint:
-        raise ConfigError(f"A model is RUN, RUN@best, RUN@last or RUN@number, got {model!r}.")
-    return find_run(name, runs_dir), checkpoint
+    name, checkpoint = split_model(model)
+    return find_run(name, runs_dir), checkpoint or "best"
 
 
 def _short_rows(sheet: CarSheet) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from local_trainer.cli.console import facts, print_json, stdout
+from local_trainer.cli.options import AsJson
 from local_trainer.runs import DEFAULT_RUNS_DIR, Run
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def import_model(
         str | None, typer.Option(help="S3 server, http(s)://host:port. Else AWS_ENDPOINT_URL, AWS.")
     ] = None,
     runs_dir: Annotated[Path, typer.Option(help="Folder the runs lie in.")] = DEFAULT_RUNS_DIR,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a run of a model from elsewhere: settings, reward function, metadata and weights.
 

@@ -68,6 +68,7 @@ class Standing:
             case EpisodeEvent(phase="training"):
                 return replace(
                     standing,
+                    detail="",
                     episodes=self.episodes + 1,
                     total_steps=event.total_steps,
                     completions=(*self.completions, event.progress_percent),
@@ -92,7 +93,8 @@ class Standing:
             phase=event.phase,
             detail=event.detail,
             iteration=event.iteration,
-            completions=() if event.phase == "rollout" else self.completions,
+            # A rollout that only says what it waits for goes on.
+            completions=() if event.phase == "rollout" and not event.detail else self.completions,
             began=began,
         )
 
@@ -120,7 +122,14 @@ def evaluation_text(evaluation: EvaluationEvent | None) -> str:
     if evaluation is None:
         return NOTHING
     laps = f"{evaluation.completed} of {evaluation.trials} laps"
-    return f"{laps}, mean {percent(evaluation.mean_progress_percent)}"
+    text = f"{laps}, mean {percent(evaluation.mean_progress_percent)}"
+    if evaluation.tracks:
+        each = [
+            f"{name} {percent(result.mean_progress_percent)}"
+            for name, result in evaluation.tracks.items()
+        ]
+        text += f" ({', '.join(each)})"
+    return text
 
 
 def iteration_line(standing: Standing, elapsed: str) -> str:

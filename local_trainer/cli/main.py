@@ -19,6 +19,7 @@ from local_trainer.cli import (
     reward,
     runs,
     stack,
+    sweep,
     track,
     train,
     upload,
@@ -45,6 +46,7 @@ app.add_typer(upload.app, name="upload")
 app.add_typer(track.app, name="track")
 app.add_typer(reward.app, name="reward")
 app.add_typer(stack.app, name="stack")
+app.add_typer(sweep.app, name="sweep")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 

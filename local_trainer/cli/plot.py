@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from local_trainer.cli.options import RunsDir
 from local_trainer.runs import DEFAULT_RUNS_DIR, find_run
 
 
@@ -18,9 +19,7 @@ def plot(
     show_paths: Annotated[
         bool, typer.Option("--show-paths", help="Print every file written, one a line.")
     ] = False,
-    runs_dir: Annotated[
-        Path, typer.Option("--runs-dir", help="Folder the runs lie in.")
-    ] = DEFAULT_RUNS_DIR,
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
 ) -> None:
     """Draw a run's plots and its page (report.html) again, also while it is running."""
     run = find_run(name, runs_dir)

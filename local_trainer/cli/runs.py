@@ -1,14 +1,18 @@
-"""``local-trainer runs``: list, show, compare, verify and delete runs."""
+"""``local-trainer runs``: list, show, compare, verify, stop and delete runs."""
 
 from __future__ import annotations
 
-import hashlib
+import os
+import signal
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from local_trainer.cli import compare
+from local_trainer.cli.confirm import confirm
 from local_trainer.cli.console import (
     NOTHING,
     counted,
@@ -16,20 +20,23 @@ from local_trainer.cli.console import (
     lap_time,
     percent,
     print_json,
+    stderr,
     stdout,
     table,
 )
-from local_trainer.errors import ConfigError
-from local_trainer.history import read_history
+from local_trainer.cli.options import AsJson, RunsDir
+from local_trainer.errors import ConfigError, RunFailed
 from local_trainer.runs import DEFAULT_RUNS_DIR, Run, RunStatus, find_run, list_runs
 
 if TYPE_CHECKING:
+    from local_trainer.launch.cleanup import StoredRun
     from local_trainer.manifest import Manifest, Verification
 
-app = typer.Typer(help="List, show, compare, verify and delete runs.", no_args_is_help=True)
+app = typer.Typer(help="List, show, compare, verify, stop and delete runs.", no_args_is_help=True)
 
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder the runs lie in.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+_STOP_LIMIT_S = 180.0
+"""How long a training may take to save what it has."""
 
 
 @app.command("list")
@@ -60,36 +67,7 @@ def show_command(
     stdout().print(facts(_summary_rows(run)))
 
 
-@app.command("compare")
-def compare_command(
-    names: Annotated[list[str], typer.Argument(metavar="RUN RUN…", help="Two runs or more.")],
-    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
-    as_json: AsJson = False,
-) -> None:
-    """Show how runs differ in settings and in what they reached."""
-    if len(names) < 2:
-        raise ConfigError(f"compare takes two runs or more, got {len(names)}.")
-    runs = [find_run(name, runs_dir) for name in names]
-    differences = _differences([_settings(run) for run in runs])
-    results = [_results(run) for run in runs]
-    if as_json:
-        print_json(
-            {
-                "runs": [run.name for run in runs],
-                "settings": differences,
-                "results": {key: [result[key] for result in results] for key in results[0]},
-            }
-        )
-        return
-    columns = ("", *(run.name for run in runs))
-    settings = [(key, *map(_shown, values)) for key, values in differences.items()]
-    rows = [(key, *(_shown(result[key]) for result in results)) for key in results[0]]
-    console = stdout()
-    if settings:
-        console.print("Settings that differ", table(columns, settings))
-    else:
-        console.print("The settings are the same.\n")
-    console.print("What was reached", table(columns, rows))
+app.command("compare")(compare.compare_command)
 
 
 @app.command("verify")
@@ -109,9 +87,11 @@ def verify_command(
     manifest = read_manifest(run)
     if as_json:
         results = {"is_whole": verification.is_whole, "is_repeatable": verification.is_repeatable}
+        config = {"config_sha256": _config_sha256(manifest), "seed": manifest.seed}
         made_with = {"starts": manifest.starts, "step_times": manifest.step_times}
         plain = {key: _plain(value) for key, value in made_with.items()}
-        print_json({**asdict(verification), **results, **plain})
+        simulator = {"simulator": manifest.simulator}
+        print_json({**asdict(verification), **results, **config, **simulator, **plain})
     else:
         stdout().print(facts(_verification_rows(verification, manifest)))
     if not verification.is_whole:
@@ -120,26 +100,156 @@ def verify_command(
 
 @app.command("delete")
 def delete_command(
-    names: Annotated[list[str], typer.Argument(metavar="RUN…", help="Names of runs.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN…", help="Names or folders of runs, or s3://bucket/run."),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     runs_dir: RunsDir = DEFAULT_RUNS_DIR,
 ) -> None:
-    """Delete runs with everything they hold; asks first."""
-    runs = [find_run(name, runs_dir) for name in dict.fromkeys(names)]
-    if not yes:
-        what = ", ".join(run.name for run in runs)
-        typer.confirm(f"Delete {what} with models, plots and logs?", abort=True)
-    for run in runs:
-        if run.is_locked():
-            raise ConfigError(f"Run {run.name!r} is running; stop it first. Nothing was deleted.")
+    """Delete runs with everything they hold; asks first.
+
+    A run that was trained in the container stack goes from the stack's bucket, too.
+    """
+    runs, stored = _to_delete(names, runs_dir)
+    what = [f"{run.path} ({_size(_folder_bytes(run))})" for run in runs]
+    what += [f"{one.location} ({_size(one.size_bytes)})" for one in stored]
+    confirm(f"Delete {', '.join(what)} with models, plots and logs?", yes)
     for run in runs:
         run.delete()
         print(f"Deleted {run.path}")
+    for one in stored:
+        one.delete()
+        print(f"Deleted {one.location} ({counted(len(one.objects), 'object')})")
+
+
+@app.command("stop")
+def stop_command(
+    names: Annotated[list[str], typer.Argument(metavar="RUN…", help="Names or folders of runs.")],
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
+) -> None:
+    """End trainings that go on in the background, after saving; the runs stay."""
+    runs = [find_run(name, runs_dir) for name in dict.fromkeys(names)]
+    workers = {run.path: _worker_of(run) for run in runs}
+    for pid in workers.values():
+        os.kill(pid, signal.SIGINT)
+    for run in runs:
+        _wait_until_free(run)
+        print(f"Ended {run.name} ({state_text(run.read_status())}).")
+        print(f"Go on with: local-trainer train --resume {run.name}")
+
+
+def _worker_of(run: Run) -> int:
+    """Return the process that works on a run.
+
+    Raises:
+        ConfigError: If there is none of ours on this machine.
+    """
+    if not run.is_locked():
+        raise ConfigError(f"Run {run.name!r} is not running. Nothing was stopped.")
+    pid = run.holder()
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        command = ""
+    if pid is None or "local_trainer.workers." not in command:
+        held = f"process {pid}, which is no training" if pid else "a process of another machine"
+        raise ConfigError(f"Run {run.name!r} is held by {held}. Nothing was stopped.")
+    return pid
+
+
+def _wait_until_free(run: Run) -> None:
+    deadline = time.monotonic() + _STOP_LIMIT_S
+    while run.is_locked():
+        if time.monotonic() > deadline:
+            raise RunFailed(
+                f"Run {run.name!r} was asked to stop and has not ended in {_STOP_LIMIT_S:g} s; "
+                f"kill {run.holder()} ends it at once."
+            )
+        time.sleep(0.2)
+
+
+def _to_delete(names: list[str], runs_dir: Path) -> tuple[list[Run], list[StoredRun]]:
+    """Return what the names stand for, each once, after checking that all of it may go.
+
+    Raises:
+        ConfigError: If one is running, a link, or holds another run.
+        NotFound: If there is no such run.
+    """
+    from local_trainer.launch.cleanup import find_stack_copy, find_stored_run
+    from local_trainer.store import is_s3_url
+
+    runs: dict[Path, Run] = {}
+    stored: dict[str, StoredRun] = {}
+    for name in names:
+        if is_s3_url(name):
+            one = find_stored_run(name)
+            stored[one.location] = one
+        else:
+            run = find_run(name, runs_dir)
+            _check_deletable(run)
+            place = run.path.resolve()
+            runs[place] = run if run.name == place.name else Run(place)  # ".", "..": no names
+    for run in runs.values():
+        try:
+            copy = find_stack_copy(run)
+        except RunFailed:
+            stderr().print(
+                f"The stack is down: what its bucket holds of {run.name} stays. With the stack "
+                f"up: local-trainer runs delete s3://local-trainer/{run.name}",
+                markup=False,
+            )
+            continue
+        if copy is not None:
+            stored[copy.location] = copy
+    for one in stored.values():
+        if one.is_running:
+            raise ConfigError(
+                f"The run at {one.location} is running; stop it first. Nothing was deleted."
+            )
+    return list(runs.values()), list(stored.values())
+
+
+def _check_deletable(run: Run) -> None:
+    from local_trainer.launch.cleanup import containers_of, is_stack_run
+
+    if run.path.is_symlink():
+        raise ConfigError(
+            f"{run.path} is a link to {run.path.resolve()}: name that folder, or remove the link "
+            "yourself. Nothing was deleted."
+        )
+    if not run.config_file.exists():
+        raise ConfigError(f"{run.path} is not a run: no config.yaml. Nothing was deleted.")
+    inner = next((path.parent for path in run.path.glob("*/**/status.json")), None)
+    if inner is not None:
+        raise ConfigError(
+            f"{run.path} holds another run, {inner}; move or delete that first. "
+            "Nothing was deleted."
+        )
+    if run.is_locked():
+        raise ConfigError(f"Run {run.name!r} is running; stop it first. Nothing was deleted.")
+    containers = containers_of(run) if is_stack_run(run) else []
+    if containers:
+        raise ConfigError(
+            f"Run {run.name!r} is running in the stack; stop it first: docker stop "
+            f"{' '.join(containers)}. Nothing was deleted."
+        )
+
+
+def _folder_bytes(run: Run) -> int:
+    """Return what a run's files take up; what links lead to does not count."""
+    return sum(path.lstat().st_size for path in run.path.rglob("*") if not path.is_dir())
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB"
 
 
 def describe(run: Run) -> dict[str, Any]:
     """Return a run's state, results and files, as ``runs show --json`` prints them."""
-    return {**_state(run), "results": _results(run), "files": run_files(run)}
+    from local_trainer.compare.training import run_results
+
+    return {**_state(run), "results": run_results(run), "files": run_files(run)}
 
 
 def run_files(run: Run) -> dict[str, str]:
@@ -193,6 +303,8 @@ def _row(run: Run) -> tuple[str, ...]:
 
 
 def _summary_rows(run: Run) -> list[tuple[str, str]]:
+    from local_trainer.compare.training import run_results
+
     status = run.read_status()
     rows = [
         ("run", run.name),
@@ -201,26 +313,8 @@ def _summary_rows(run: Run) -> list[tuple[str, str]]:
         ("status", state_text(status)),
         ("created", status.created),
     ]
-    rows += [(key.replace("_", " "), _shown(value)) for key, value in _results(run).items()]
+    rows += [(key.replace("_", " "), _shown(value)) for key, value in run_results(run).items()]
     return rows + [(key.replace("_", " "), path) for key, path in run_files(run).items()]
-
-
-def _results(run: Run) -> dict[str, Any]:
-    """Return what a run reached, by name."""
-    status = run.read_status()
-    evaluations = read_history(run).evaluations
-    return {
-        "minutes": round(status.minutes, 2),
-        "iterations": status.iteration,
-        "episodes": status.episodes,
-        "steps": status.steps,
-        "evaluations": len(evaluations),
-        "evaluations_all_laps": sum(e.completed == e.trials for e in evaluations),
-        "first_lap_iteration": next((e.iteration for e in evaluations if e.completed), None),
-        "best_progress_percent": status.best_progress_percent,
-        "best_lap_s": status.best_lap_s,
-        "best_checkpoint": status.best_checkpoint or None,
-    }
 
 
 def _verification_rows(verification: Verification, manifest: Manifest) -> list[tuple[str, str]]:
@@ -242,7 +336,8 @@ def _verification_rows(verification: Verification, manifest: Manifest) -> list[t
     precision = "bf16" if environment.uses_bf16 else "fp32"
     used = ", ".join(environment.gpus) or f"{environment.processor}, {environment.threads} threads"
     rows += [
-        ("seed", str(manifest.seed)),
+        ("config", f"config.yaml, sha256 {_config_sha256(manifest)[:12]}; seed {manifest.seed}"),
+        ("simulator", _simulator(manifest.simulator)),
         ("code", f"{environment.code_version}, sha256 {environment.code_sha256[:12]}"),
         ("made on", f"{used}, {precision}, Python {environment.python}"),
         ("made with", f"{len(environment.dependencies)} packages, all in manifest.json"),
@@ -259,39 +354,21 @@ def _verification_rows(verification: Verification, manifest: Manifest) -> list[t
     return rows
 
 
+def _config_sha256(manifest: Manifest) -> str:
+    config = manifest.artefacts.get("config.yaml")
+    return config.sha256 if config else ""
+
+
+def _simulator(simulator: dict[str, Any]) -> str:
+    own = ", an environment of its own" if simulator.get("own_environment") else ""
+    cars, workers = int(simulator["num_cars"]), int(simulator["workers"])
+    return f"{simulator['backend']}{own}, {counted(cars, 'car')}, {counted(workers, 'worker')}"
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
     return None if value is None else asdict(value)
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    """Return a run's settings by full key; files count by what is in them."""
-    from local_trainer.config_keys import read_yaml_mapping
-
-    settings = _flat(read_yaml_mapping(run.config_file))
-    for path in (run.reward_file, run.metadata_file):
-        if path.exists():
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            settings[path.name] = f"sha256 {digest[:8]}"
-    # The name tells runs apart by itself.
-    return {key: value for key, value in settings.items() if key not in ("run", "job_name")}
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _differences(settings: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    keys = dict.fromkeys(key for one in settings for key in one)
-    rows = {key: [one.get(key) for one in settings] for key in keys}
-    return {key: row for key, row in rows.items() if any(value != row[0] for value in row)}
 
 
 def _shown(value: Any) -> str:

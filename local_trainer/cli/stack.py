@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from local_trainer.cli.confirm import confirm
 from local_trainer.cli.console import NOTHING, print_json, stdout, table
+from local_trainer.cli.options import AsJson
 
 app = typer.Typer(
     help="Start, stop and look at the containers: Gazebo, Redis, MinIO.", no_args_is_help=True
@@ -31,18 +33,39 @@ def up(
 @app.command()
 def down(
     volumes: Annotated[
-        bool, typer.Option("--volumes", help="Remove what Redis and MinIO hold, too.")
+        bool,
+        typer.Option("--volumes", help="Remove what Redis and MinIO hold, too; asks first."),
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Stop the stack. What Redis and MinIO hold stays."""
-    from local_trainer.launch import compose
+    from local_trainer.errors import ConfigError, RunFailed
+    from local_trainer.launch import cleanup, compose
 
+    training = cleanup.containers_of_runs()
+    if training:
+        raise ConfigError(
+            f"A run is at work in the stack ({', '.join(training)}); stop it first: Ctrl-C where "
+            f"it is watched, or docker stop {' '.join(training)}. Nothing was stopped or removed."
+        )
+    found = cleanup.stack_volumes() if volumes else []
+    if found:
+        named = ", ".join(f"{volume.name} ({volume.size})" for volume in found)
+        confirm(f"Remove the stack's containers and the volumes {named}?", yes)
+    if volumes:
+        cleanup.remove_ended_containers()  # they would keep a volume in use
     compose.down(volumes)
+    left = {volume.name for volume in cleanup.stack_volumes()} if volumes else set()
+    for volume in found:
+        if volume.name not in left:
+            print(f"Removed {volume.name} ({volume.size})")
+    if left:
+        raise RunFailed(f"Still in use and not removed: {', '.join(sorted(left))}.")
 
 
 @app.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Show the containers; exit status 1 if the stack is down or one of them is not healthy."""
     from local_trainer.launch import compose
@@ -66,6 +89,29 @@ def logs(
     from local_trainer.launch import compose
 
     compose.logs(services or (), follow)
+
+
+@app.command()
+def view(
+    port: Annotated[
+        int, typer.Option(help="Port on this machine; 0 takes any that is free.", min=0, max=65535)
+    ] = 8088,
+) -> None:
+    """Show what the cars in the simulators see, as a page on this machine, until Ctrl-C."""
+    from local_trainer.launch import compose
+    from local_trainer.launch.stack_view import serve
+
+    server = serve(compose.simulators, port)
+    found = compose.simulators()
+    names = ", ".join(simulator.name for simulator in found)
+    print(f"http://127.0.0.1:{server.server_port}/ shows {names or 'no simulator: none runs yet'}")
+    print("Ctrl-C ends it; nothing in the stack changes.", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.server_close()
 
 
 @app.command()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from local_trainer.cli.console import NOTHING, facts, print_json, stdout, table
+from local_trainer.cli.options import AsJson, TracksDir
 from local_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, show, import and make tracks.", no_args_is_help=True)
 
-TracksDir = Annotated[Path, typer.Option("--tracks-dir", help="Folder your own tracks lie in.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Overwrite tracks of the same name.")]
 
 _TRACKS_DIR = Path("tracks")

@@ -35,7 +35,11 @@ _OUTPUT = "Output"
 
 def train(
     track: Annotated[
-        str | None, typer.Option(help="Track: a name (see `track list`) or a file.")
+        list[str] | None,
+        typer.Option(
+            help="Track: a name (see `track list`) or a file. Given several times, one model "
+            "learns all of them."
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run's folder.")] = None,
     job_name: Annotated[str | None, typer.Option(help="Name shown in tables and metrics.")] = None,
@@ -53,6 +57,21 @@ def train(
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Rollout workers; with gazebo, each has a simulator.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Ray cluster whose nodes play the episodes: HOST:PORT, auto or none.",
+        ),
+    ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="With --ray: a Redis server all nodes reach (REDIS_PASSWORD); "
+            "by default one is started here.",
+        ),
     ] = None,
     reverse: Annotated[
         bool, typer.Option("--reverse", help="Drive the track the other way round.")
@@ -137,10 +156,12 @@ def train(
     """Train a model, evaluate it and show what happened."""
     source = _split_source(from_run)
     stop = {"stop.minutes": minutes, "stop.episodes": episodes, "stop.until": until}
+    cluster = {"cluster.ray": ray, "cluster.redis": redis}
     given: dict[str, Any] = {
         "run": name,
         "job_name": job_name,
-        "track": track,
+        "track": track[0] if track else None,
+        "tracks": (track if len(track) > 1 else ()) if track else None,
         "precision": precision,
         "seed": seed,
         "simulator.num_cars": cars,
@@ -158,14 +179,16 @@ def train(
     original = None
     fixed = [key for key, value in (given | files | {"--profile": profile}).items() if value]
     if repeat is not None:
-        others = {"--resume": resume, **stop, **dict.fromkeys(fixed, True)}
+        others = {"--resume": resume, **stop, **cluster, **dict.fromkeys(fixed, True)}
         others.pop("run", None)
         original = find_run(repeat, runs_dir)
         run = _create_repetition(original, name, [k for k, v in others.items() if v], runs_dir)
     elif resume is not None:
-        run = _prepare_resumption(find_run(resume, runs_dir), fixed, stop)
+        run = _prepare_resumption(find_run(resume, runs_dir), fixed, stop | cluster)
     else:
-        run = _create(config, settings or [], given | stop, profile, hyperparameters, runs_dir)
+        run = _create(
+            config, settings or [], given | stop | cluster, profile, hyperparameters, runs_dir
+        )
     start = _starter(run)
     if detach:
         _detach(run, start, as_json)
@@ -187,7 +210,7 @@ def train(
 def _create_repetition(original: Run, name: str | None, others: list[str], runs_dir: Path) -> Run:
     """Return a new run with another's settings, files, track and length."""
     from local_trainer.config import load_config
-    from local_trainer.run_files import create_run, load_run_track
+    from local_trainer.run_files import create_run, load_run_tracks
 
     if others:
         option = others[0] if others[0].startswith("--") else f"--{_option(others[0])}"
@@ -214,7 +237,7 @@ def _create_repetition(original: Run, name: str | None, others: list[str], runs_
             environment_path=(
                 original.environment_file if original.environment_file.exists() else None
             ),
-            track=load_run_track(original),
+            tracks=load_run_tracks(original),
         )
 
 
@@ -251,7 +274,7 @@ def _print_comparison(comparison: Comparison) -> None:
 
 def _option(key: str) -> str:
     """Return the option that a setting was given with."""
-    return _OPTIONS.get(key, key.removeprefix("stop."))
+    return _OPTIONS.get(key, key.removeprefix("stop.").removeprefix("cluster."))
 
 
 def _text(path: Path | None) -> str | None:
@@ -283,9 +306,10 @@ def _create(
     learning = load_hyperparameters(hyperparameters) if hyperparameters is not None else {}
     resolved = resolve_config(config, settings, {**learning, **given}, profile)
     if resolved.simulator.backend == "gazebo":
-        from local_trainer.launch.stack_training import check_stack
+        from local_trainer.launch.containers import check_stack
 
         check_stack()
+    _check_cluster(resolved)
     return create_run(resolved, runs_dir)
 
 
@@ -297,18 +321,28 @@ def _prepare_resumption(run: Run, fixed: list[str], stop: dict[str, Any]) -> Run
         option = fixed[0] if fixed[0].startswith("--") else f"--{_option(fixed[0])}"
         raise ConfigError(
             f"--resume goes on with the run's own settings: {option} cannot be given with it; "
-            "allowed: --minutes, --episodes, --until."
+            "allowed: --minutes, --episodes, --until, --ray, --redis."
         )
     with run.lock():
         limits = {key: value for key, value in stop.items() if value is not None}
         if limits:
             save_config(resolve_config(run.config_file, (), limits), run.config_file)
-    _check_limits(run, load_config(run.config_file))
+    config = load_config(run.config_file)
+    _check_limits(run, config)
+    _check_cluster(config)
     return run
+
+
+def _check_cluster(config: RunConfig) -> None:
+    if config.cluster.ray is not None:
+        from local_trainer.launch.ray_workers import check_cluster
+
+        check_cluster(config)
 
 
 _OPTIONS = {
     "run": "name",
+    "tracks": "track",
     "job_name": "job-name",
     "simulator.num_cars": "cars",
     "simulator.backend": "simulator",
@@ -369,7 +403,8 @@ def _detach(run: Run, start: Callable[[Run], subprocess.Popen[bytes]], as_json: 
         print_json({"run": run.name, "path": str(run.path), "pid": process.pid})
         return
     print(f"Run {run.name} trains in the background (process {process.pid}).")
-    print(f"Watch it: local-trainer runs show {run.name}. Stop it: kill -INT {process.pid}")
+    shown = _reference(run)
+    print(f"Watch it: local-trainer runs show {shown}. Stop it: local-trainer runs stop {shown}")
 
 
 def _print_summary(run: Run) -> None:
@@ -389,7 +424,8 @@ def _print_summary(run: Run) -> None:
     rows += [("best", best), ("training", training)]
     shown = ("model", "plots", "report", "log")
     rows += [(name, path) for name, path in run_files(run).items() if name in shown]
-    rows.append(("evaluate", f"local-trainer evaluate {_reference(run)}"))
+    if status.iteration > 0:
+        rows.append(("evaluate", f"local-trainer evaluate {_reference(run)}"))
     rows.append(("go on", _resume_command(run)))
     stdout().print(facts(rows))
 

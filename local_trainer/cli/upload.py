@@ -13,6 +13,7 @@ import typer
 
 from local_trainer.cli.console import counted, facts, print_json, stderr, stdout
 from local_trainer.cli.export import find_model
+from local_trainer.cli.options import RunsDir
 from local_trainer.errors import ConfigError
 from local_trainer.runs import DEFAULT_RUNS_DIR
 
@@ -35,7 +36,6 @@ Model = Annotated[
         help="Name or folder of a run; checkpoint: best, last or its number.",
     ),
 ]
-RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder the runs lie in.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; progress goes to stderr.")]
 
 

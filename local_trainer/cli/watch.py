@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from local_trainer.cli import live
 from local_trainer.cli.console import stderr, stdout
@@ -115,6 +116,7 @@ class _Watcher:
         self._console = stderr() if to_stderr else stdout()
         self._shows_progress = shows_progress
         self._standing, self._offset = _standing_before(run)
+        self._notices_offset = _size(run.notices_file)
         self._started = time.monotonic()
         used_minutes = run.read_status().minutes
         self._limit = live.TimeLimit(load_config(run.config_file).stop.minutes, used_minutes)
@@ -163,12 +165,28 @@ class _Watcher:
         is_running = True
         while is_running:
             is_running = _runs_after(process, _POLL_S)
+            self._show_notices()
             events, self._offset = follow_events(self._run.progress_file, self._offset)
             yield from events
             yield None
 
+    def _show_notices(self) -> None:
+        """Write what the run began to wait for, above the live view."""
+        if _size(self._run.notices_file) > self._notices_offset:
+            with self._run.notices_file.open("rb") as file:
+                file.seek(self._notices_offset)
+                text = file.read()
+            lines = text[: text.rfind(b"\n") + 1]
+            self._notices_offset += len(lines)
+            for line in lines.decode("utf-8").splitlines():
+                self._console.print(line, markup=False)
+
     def _elapsed(self) -> str:
         return self._limit.text(time.monotonic() - self._started)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _is_new_start(event: Event) -> bool:

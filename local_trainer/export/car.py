@@ -28,7 +28,7 @@ from local_trainer.export.probe import (
     input_node,
     probe,
 )
-from local_trainer.run_files import load_run_track
+from local_trainer.run_files import load_run_tracks
 from local_trainer.runs import Run
 
 METADATA_NAME = "model_metadata.json"
@@ -221,7 +221,7 @@ def frozen_problem(answer: ProbeAnswer, sensor: str, num_actions: int) -> str:
 def _sheet(model: ExportedModel, archive: Path, graph: bytes) -> CarSheet:
     run, answer = model.run, model.answer
     assert answer.frozen is not None and answer.difference is not None
-    track, status = load_run_track(run), run.read_status()
+    tracks, status = load_run_tracks(run), run.read_status()
     return CarSheet(
         run=run.name,
         checkpoint=model.checkpoint.name,
@@ -230,8 +230,8 @@ def _sheet(model: ExportedModel, archive: Path, graph: bytes) -> CarSheet:
         archive_sha256=hashlib.sha256(archive.read_bytes()).hexdigest(),
         graph_sha256=hashlib.sha256(graph).hexdigest(),
         note=model.note,
-        track=track.name,
-        track_length_m=track.length_m,
+        track=", ".join(track.name for track in tracks),
+        track_length_m=sum(track.length_m for track in tracks) / len(tracks),
         training_minutes=status.minutes,
         training_episodes=status.episodes,
         actions=[

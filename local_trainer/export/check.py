@@ -14,6 +14,7 @@ from local_trainer.export.findings import CheckReport
 from local_trainer.export.probe import TryOut, probe
 
 Target = Literal["console", "car"]
+TARGETS: tuple[Target, ...] = ("console", "car")
 
 _FOLDER_LIMITS = ArchiveLimits(total_bytes=2**50, file_bytes=2**50, files=100_000)
 """A folder lies on the disk already: how large it may be is one of the rules, no danger."""

@@ -26,7 +26,7 @@ from local_trainer.export.console_tracks import ConsolePlace, console_place
 from local_trainer.export.findings import CheckReport
 from local_trainer.export.probe import TryOut, probe
 from local_trainer.history import read_history
-from local_trainer.run_files import load_run_track
+from local_trainer.run_files import load_run_tracks
 from local_trainer.runs import Run
 
 _MARK = "model/.coach_checkpoint"
@@ -72,8 +72,9 @@ def export_console(
             is written.
         RunFailed: If the checkpoint cannot be exported.
     """
+    # The console names one track; a model of several gets the first, or the one asked for.
     place = console_place(
-        load_run_track(run), load_config(run.config_file).reverse_direction, track
+        load_run_tracks(run)[0], load_config(run.config_file).reverse_direction, track
     )
     with tried_out(run, which, try_out, uses_preset=False) as model:
         name = model_name(f"{run.name}-{model.checkpoint.number}")
@@ -129,8 +130,18 @@ def console_files(model: ExportedModel, place: ConsolePlace) -> dict[str, bytes 
     }
     files |= {f"model/{path.name}": path for path in model.weights}
     if run.training_metrics_file.exists():
-        files[f"metrics/training/training-{_stamp(run)}.json"] = run.training_metrics_file
+        files[f"metrics/training/training-{_stamp(run)}.json"] = _metrics(run)
     return files
+
+
+def _metrics(run: Run) -> Path | bytes:
+    """Return the training metrics without the track of each episode, which is our own key."""
+    if not run.tracks_file.exists():
+        return run.training_metrics_file
+    metrics = json.loads(run.training_metrics_file.read_text(encoding="utf-8"))
+    for entry in metrics["metrics"]:
+        entry.pop("track", None)
+    return json.dumps(metrics).encode()
 
 
 def params_text(path: Path, place: ConsolePlace) -> str:
@@ -207,6 +218,11 @@ def _refuse_unfit(report: CheckReport) -> None:
 
 def _note(model: ExportedModel, place: ConsolePlace) -> str:
     notes = [model.note] if model.note else []
+    tracks = [track.name for track in load_run_tracks(model.run)]
+    if len(tracks) > 1:
+        notes.append(
+            f"trained on {', '.join(tracks)}: the console shows one track, {place.world_name}"
+        )
     if place.is_reversed:
         notes.append(
             f"the console drives {place.world_name} one way round only, the other than this model"

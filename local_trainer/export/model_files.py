@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from local_trainer.errors import one_line
+
 _MOST_BYTES = 2**20
 """Largest text file that is read; the biggest real one, a metrics file, has its own limit."""
 
@@ -67,7 +69,7 @@ def read_text(path: Path, most_bytes: int = _MOST_BYTES) -> str:
     except FileNotFoundError:
         raise Unusable("is missing") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise Unusable(f"must be a text file: {_one_line(error)}") from None
+        raise Unusable(f"must be a text file: {one_line(error, 160)}") from None
 
 
 def read_json(path: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def read_json(path: Path, most_bytes: int = _MOST_BYTES) -> dict[str, Any]:
     try:
         data = json.loads(read_text(path, most_bytes))
     except (ValueError, RecursionError) as error:
-        raise Unusable(f"must be JSON: {_one_line(error)}") from None
+        raise Unusable(f"must be JSON: {one_line(error, 160)}") from None
     if not isinstance(data, dict):
         raise Unusable(f"must be a JSON object, got {type(data).__name__}")
     return data
@@ -94,7 +96,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(read_text(path))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise Unusable(f"must be YAML: {_one_line(error)}") from None
+        raise Unusable(f"must be YAML: {one_line(error, 160)}") from None
     if not isinstance(data, dict):
         raise Unusable(f"must be a mapping, got {type(data).__name__}")
     return data
@@ -179,7 +181,3 @@ _KEYS = ("steering_angle", "speed")
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from local_trainer.errors import RunFailed
+from local_trainer.errors import RunFailed, last_line
 
 TOLERANCE = 1e-6
 """Most that a probability of the frozen graph may differ from the live policy's."""
@@ -116,7 +116,7 @@ def probe(requests: Sequence[ProbeRequest]) -> list[ProbeAnswer]:
                 process.wait()
         answer = place / "answer.json"
         if process.returncode or not answer.exists():
-            raise RunFailed(f"The models cannot be tried out: {_last_line(place / 'probe.log')}")
+            raise RunFailed(f"The models cannot be tried out: {_last_word(place / 'probe.log')}")
         return [read_answer(data) for data in json.loads(answer.read_text(encoding="utf-8"))]
 
 
@@ -126,7 +126,6 @@ def read_answer(data: dict[str, Any]) -> ProbeAnswer:
     return ProbeAnswer(**data, frozen=None if facts is None else FrozenFacts(**facts))
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    filled = [line for line in lines if line.strip()]
-    return filled[-1] if filled else "the process left no word"
+def _last_word(log: Path) -> str:
+    said = log.read_text(encoding="utf-8", errors="replace")
+    return last_line(said) or "the process left no word"

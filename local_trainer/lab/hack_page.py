@@ -9,6 +9,7 @@ from local_trainer.lab.hack import (
     GRADE_MEANINGS,
     GRADES,
     Drive,
+    Grade,
     HackReport,
     sentence,
     shown_findings,
@@ -91,7 +92,7 @@ def verdict(report: HackReport) -> Badge:
     return Badge("nothing found", "good")
 
 
-def counts(report: HackReport) -> list[tuple[str, int]]:
+def counts(report: HackReport) -> list[tuple[Grade, int]]:
     """Return how many findings there are of each grade, gravest first."""
     return [(g, sum(one.grade == g for one in report.drives)) for g in GRADES]
 

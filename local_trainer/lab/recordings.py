@@ -243,6 +243,8 @@ def _notes(traces: list[Trace]) -> list[str]:
         notes.append(f"{fields} fields a step, angles in radians: steering is rounded to 0.6 deg")
     if any(trace.is_2019 for trace in traces):
         notes.append("sim_time is counted from the steps, 15 a second: the log holds wall time")
+    if any(trace.is_sorted_out for trace in traces):
+        notes.append("several workers' lines were mixed: told apart by episode, step and place")
     if skipped := sum(trace.num_skipped for trace in traces):
         notes.append(f"{skipped} damaged trace rows were left out")
     return notes

@@ -32,6 +32,9 @@ _ADDED_FIELDS = {
 
 _ROWS_AT_ONCE = 4096
 
+_FIRST_STEP = 1.0
+"""Number of an episode's first step at most; some generations count from 0."""
+
 _MAX_VALUE = 1e12
 """Beyond this nothing is on a track, and squares of it would overflow."""
 
@@ -75,6 +78,9 @@ class Trace:
 
     num_skipped: int = 0
     """Rows left out because they are damaged, e.g. the last of a log cut off."""
+
+    is_sorted_out: bool = False
+    """Whether several workers' rows were mixed in the file and have been put in order."""
 
     @property
     def is_2019(self) -> bool:
@@ -157,7 +163,43 @@ def _trace(
     if in_radians:
         rows["yaw"] = np.degrees(rows["yaw"])
         rows["steer"] = np.degrees(rows["steer"])
-    return Trace(rows, num_fields, in_radians, count - len(rows))
+    num_skipped = count - len(rows)
+    is_mixed = _is_mixed(rows)
+    if is_mixed:
+        rows = rows[_episode_by_episode(rows)]
+    return Trace(rows, num_fields, in_radians, num_skipped, is_mixed)
+
+
+def _is_mixed(rows: np.ndarray) -> bool:
+    """Return whether an episode seems to begin in its middle: another worker's row came between."""
+    is_new = (np.diff(rows["episode"]) != 0) | (np.diff(rows["steps"]) < 0)
+    return bool((rows["steps"][1:][is_new] > _FIRST_STEP).any())
+
+
+def _episode_by_episode(rows: np.ndarray) -> np.ndarray:
+    """Return the order in which each episode's rows stand together.
+
+    Workers count their episodes alike, so a row may continue several: it belongs to the car that
+    was nearest a step before. Episodes stand in the order of their first rows.
+
+    Returns:
+        Indices of rows, shape (n,).
+    """
+    episodes: list[list[int]] = []
+    awaited: dict[tuple[int, float], list[list[int]]] = {}
+    places = np.stack([rows["X"], rows["Y"]], axis=1)
+    keys = zip(rows["episode"].tolist(), rows["steps"].tolist(), strict=True)
+    for k, (episode, step) in enumerate(keys):
+        open_ones = awaited.get((episode, step), [])
+        if open_ones:
+            apart = [float(np.sum((places[k] - places[one[-1]]) ** 2)) for one in open_ones]
+            mine = open_ones.pop(int(np.argmin(apart)))
+        else:
+            mine = []
+            episodes.append(mine)
+        mine.append(k)
+        awaited.setdefault((episode, step + 1.0), []).append(mine)
+    return np.concatenate([np.array(one) for one in episodes])
 
 
 def _rows_by_column(texts: list[list[str]], names: tuple[str, ...]) -> np.ndarray | None:

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from local_trainer.errors import LocalTrainerError
+from local_trainer.errors import LocalTrainerError, one_line
 from local_trainer.lab.check import CallTimes, CheckReport, check_reward
 from local_trainer.lab.recordings import Recording
 from local_trainer.lab.replay import Replay, correlation, replay
@@ -405,7 +405,7 @@ def _attempt(what: str, work: Callable[[], Result]) -> tuple[Result | None, str]
     try:
         return work(), ""
     except (LocalTrainerError, OSError) as error:
-        return None, f"no {what}: {' '.join(str(error).split())}"
+        return None, f"no {what}: {one_line(error)}"
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

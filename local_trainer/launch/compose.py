@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from local_trainer.errors import ConfigError, RunFailed
 
 PROFILE = "gazebo"
 _ALL_PROFILES = (PROFILE, "train")
+_PROJECT = "local-trainer"  # docker-compose.yml says so
 GAZEBO_IMAGE = "local-trainer-gazebo"
+_UP = ("up", "--detach", "--wait", "--wait-timeout", "300")
 _SECRETS = {
     "REDIS_PASSWORD": lambda: secrets.token_hex(24),
     "MINIO_ROOT_USER": lambda: f"trainer-{secrets.token_hex(4)}",
@@ -45,6 +49,15 @@ class Container:
         return self.state == "exited" and self.service.endswith("-bucket")
 
 
+@dataclass(frozen=True)
+class Simulator:
+    """A Gazebo container that runs."""
+
+    name: str
+    address: str
+    """On the stack's network, which this machine reaches."""
+
+
 def project_folder() -> Path:
     """Return the folder with docker-compose.yml.
 
@@ -57,6 +70,48 @@ def project_folder() -> Path:
             f"The container stack needs the project's checkout: no docker-compose.yml in {folder}."
         )
     return folder
+
+
+def project_name() -> str:
+    """Return the name that Compose gives the stack: its containers' names begin with it."""
+    return settings().get("COMPOSE_PROJECT_NAME") or _PROJECT
+
+
+def settings() -> dict[str, str]:
+    """Return .env's values, made if missing; what is set in the environment comes first."""
+    path = project_folder() / ".env"
+    write_secrets(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    values = {name.strip(): value.strip().strip("'\"") for name, value in pairs}
+    return {**values, **os.environ}
+
+
+def has_docker() -> bool:
+    """Return whether there is a docker command."""
+    return shutil.which("docker") is not None
+
+
+@contextmanager
+def changing(on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Let nobody else start or end parts of the stack meanwhile.
+
+    Args:
+        on_wait: Called if somebody else does so now and has to be waited for.
+    """
+    path = project_folder() / ".env"
+    write_secrets(path)
+    # .env is replaced when it changes, and its folder never.
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_secrets(path: Path) -> list[str]:
@@ -99,14 +154,73 @@ def up(simulators: int = 1, is_building: bool = False) -> None:
     Raises:
         RunFailed: If it does not come up.
     """
-    write_secrets(project_folder() / ".env")
-    arguments = ["up", "--detach", "--wait", "--wait-timeout", "300"]
+    arguments = list(_UP)
     if is_building:
         arguments.append("--build")
     if simulators > 0:
         arguments += ["--scale", f"gazebo={simulators}"]
     profiles = [PROFILE] if simulators > 0 else []
     _call(arguments, profiles)
+
+
+def ensure(simulators: int, may_renew: bool) -> None:
+    """Start what of the stack is not up, and end nothing that is.
+
+    Args:
+        simulators: How many Gazebo containers there must be at least.
+        may_renew: Whether containers of older images or settings may be replaced.
+
+    Raises:
+        RunFailed: If it does not come up.
+    """
+    there = sum(found.service == "gazebo" for found in containers())
+    scale = ["--scale", f"gazebo={max(simulators, there)}"]
+    _run([*_UP, *scale, *([] if may_renew else ["--no-recreate"])], captures=True)
+
+
+def running() -> frozenset[str]:
+    """Return the names of the stack's containers that run, or have done their one job."""
+    return frozenset(
+        found.name for found in containers() if found.state == "running" or found.is_up
+    )
+
+
+def simulators() -> list[Simulator]:
+    """Return the Gazebo containers that run, by name; none if Docker does not answer."""
+    filters = []
+    for label, value in (("project", project_name()), ("service", "gazebo")):
+        filters += ["--filter", f"label=com.docker.compose.{label}={value}"]
+    shape = "{{.Name}} {{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+    try:
+        ids = subprocess.run(
+            ["docker", "ps", "--quiet", *filters], capture_output=True, text=True
+        ).stdout.split()
+        text = subprocess.run(
+            ["docker", "inspect", "--format", shape, *ids], capture_output=True, text=True
+        ).stdout
+    except OSError:
+        return []
+    rows = [line.split() for line in text.splitlines()]
+    return sorted(
+        (Simulator(row[0].strip("/"), row[1]) for row in rows if len(row) > 1),
+        key=lambda found: (len(found.name), found.name),
+    )
+
+
+def remove_all_but(names: frozenset[str]) -> None:
+    """End and remove the stack's containers but some; the whole stack if those are none."""
+    if not names:
+        _run(["down"], captures=True, profiles=_ALL_PROFILES)
+        return
+    others = [found.name for found in containers() if found.name not in names]
+    if others:
+        subprocess.run(["docker", "rm", "--force", *others], capture_output=True)
+
+
+def restart(service: str) -> None:
+    """Start a service's containers anew and wait until they are healthy."""
+    _run(["restart", service], captures=True)
+    _run([*_UP, "--no-recreate", "--no-deps", service], captures=True)
 
 
 def down(has_volumes: bool = False) -> None:
@@ -162,7 +276,7 @@ def _call(arguments: Sequence[str], profiles: Sequence[str] = (PROFILE,)) -> Non
 def _run(
     arguments: Sequence[str], captures: bool = False, profiles: Sequence[str] = (PROFILE,)
 ) -> subprocess.CompletedProcess[str]:
-    if shutil.which("docker") is None:
+    if not has_docker():
         raise ConfigError(
             "The container stack needs Docker with Compose v2: sudo scripts/prepare-docker"
         )
@@ -173,6 +287,12 @@ def _run(
         command += ["--profile", profile]
     done = subprocess.run([*command, *arguments], text=True, capture_output=captures)
     if captures and done.returncode:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise RunFailed(f"docker compose {arguments[0]}: {said[-1]}")
+        raise RunFailed(f"docker compose {arguments[0]}: {reason(done.stderr)}")
     return done
+
+
+def reason(said: str) -> str:
+    """Return the line in which Docker says why it failed."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    telling = [line for line in lines if "error" in line.lower()]
+    return (telling or lines or ["it said nothing"])[-1]

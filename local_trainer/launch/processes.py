@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from local_trainer.config import load_config
 from local_trainer.runs import Run
 
 
 def start_training(run: Run) -> subprocess.Popen[bytes]:
-    """Start training a run, or go on with it. SIGINT stops it cleanly."""
-    return _start(run, "trainer", [])
+    """Start training a run, or go on with it; with its Ray cluster if it names one.
+
+    SIGINT stops it cleanly.
+    """
+    is_on_cluster = load_config(run.config_file).cluster.ray is not None
+    return _start(run, "cluster" if is_on_cluster else "trainer", [])
 
 
 def start_stack_training(run: Run) -> subprocess.Popen[bytes]:
@@ -26,6 +32,7 @@ def start_evaluation(
     is_robust: bool = False,
     resets: int | None = None,
     report: Path | None = None,
+    simulator: str | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start driving greedy laps with a run's checkpoint.
 
@@ -36,6 +43,8 @@ def start_evaluation(
         is_robust: Whether laps begin all around, in both directions, with noise on the actions.
         resets: How often a car that left the road is put back; None as the run says.
         report: Where the report goes too (`local_trainer.evaluation`).
+        simulator: ``embedded`` or ``gazebo``, which brings the container stack up if need be;
+            None as the run says.
     """
     arguments = ["--trials", str(trials), "--checkpoint", checkpoint]
     if is_robust:
@@ -44,7 +53,24 @@ def start_evaluation(
         arguments += ["--resets", str(resets)]
     if report is not None:
         arguments += ["--report", str(report)]
+    if simulator is not None:
+        arguments += ["--simulator", simulator]
     return _start(run, "evaluation", arguments)
+
+
+def start_comparison(
+    run: Run, like: Run, checkpoints: Sequence[str], trials: int
+) -> subprocess.Popen[bytes]:
+    """Start driving the same robust laps that other runs drive, too.
+
+    Args:
+        run: Whose model.
+        like: The run whose seed, rules, car and ground hold for all.
+        checkpoints: Names or numbers.
+        trials: How many laps each.
+    """
+    named = [part for name in checkpoints for part in ("--checkpoint", name)]
+    return _start(run, "comparison", ["--like", str(like.path), "--trials", str(trials), *named])
 
 
 def start_probe(folder: Path) -> subprocess.Popen[bytes]:

@@ -9,55 +9,35 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import re
-import shutil
-import subprocess
+import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+from local_trainer.checkpoints import bring_first_weights
 from local_trainer.config import load_config
 from local_trainer.errors import ConfigError, LocalTrainerError, NotFound, RunFailed
 from local_trainer.launch import compose
-from local_trainer.mirror import RunMirror
+from local_trainer.launch.containers import BUCKET as BUCKET
+from local_trainer.launch.containers import IMAGE as IMAGE
+from local_trainer.launch.containers import (
+    RunContainers,
+    check_stack,
+    is_used,
+    num_rollouts,
+    open_bucket,
+)
+from local_trainer.launch.notices import Notices
+from local_trainer.mirror import RunMirror, is_mirrored, is_print, patiently
 from local_trainer.runs import Run
-from local_trainer.store import Credentials, ObjectStore, open_store
+from local_trainer.store import ObjectStore, StoreError, plain_files
 
 logger = logging.getLogger(__name__)
 
-BUCKET = "local-trainer"
-"""Made by the stack; each run is a prefix in it."""
-
-IMAGE = "local-trainer-trainer"
-_PROFILE = "train"
 _POLL_S = 1.0
-_KILLED = 128 + 9
 _MOST_RESTARTS = 5
-
-
-def check_stack() -> None:
-    """Check that a run can be trained in the stack.
-
-    Raises:
-        ConfigError: If there is no engine or an image is missing; says what to do.
-    """
-    compose.project_folder()
-    if shutil.which("docker") is None:
-        raise ConfigError(
-            "simulator.backend gazebo needs Docker with Compose v2 (sudo scripts/prepare-docker); "
-            "there is no docker command."
-        )
-    if _docker("version", "--format", "{{.Server.Version}}").returncode:
-        raise ConfigError(
-            "simulator.backend gazebo needs a Docker engine (sudo scripts/prepare-docker); "
-            "none answers."
-        )
-    for image in (compose.GAZEBO_IMAGE, IMAGE):
-        if _docker("image", "inspect", "--format", "{{.Id}}", image).returncode:
-            raise ConfigError(
-                f"simulator.backend gazebo needs the image {image}: local-trainer stack build"
-            )
+_PULL_LIMIT_S = 60.0
+_REFUSED = ConfigError.exit_status
+"""A worker that ends with this would do so again: a password or a setting is wrong."""
 
 
 class StackTraining:
@@ -71,6 +51,8 @@ class StackTraining:
         """
         self._run = run
         self._num_workers = load_config(run.config_file).workers
+        self._containers = RunContainers(run.name, run.path)
+        self._notices = Notices(run.notices_file, self._containers.short_name)
         self._num_asked = self._num_stops = 0
         self._num_restarts = 0
 
@@ -85,28 +67,72 @@ class StackTraining:
             LocalTrainerError: If the stack cannot be started or the result not be fetched.
         """
         check_stack()
-        compose.up(self._num_workers)
-        self._remove_containers()  # of a start that was killed
-        store = self._store()
-        mirror = RunMirror(store, self._run.path)
-        self._send(store, mirror)
+        bring_first_weights(self._run, load_config(self._run.config_file).pretrained)
+        self._notices.say("brings the stack up: Redis, MinIO and a simulator for each worker")
+        self._containers.remove_left_over()
         try:
-            self._start_containers()
-            status = self._follow(mirror)
+            with compose.changing(self._say_others_first):
+                compose.ensure(num_rollouts() + self._num_workers, may_renew=not is_used())
+                store = open_bucket(self._run.name)
+                mirror = RunMirror(store, self._run.path)
+                self._send(store, mirror)
+                trainer = self._containers.start_trainer()
+                self._containers.start_rollouts(self._num_workers)
+            status = self._follow(mirror, trainer)
+            self._fetch(mirror, trainer, status)
         finally:
-            self._keep_logs()
-            self._remove_containers()
-        mirror.pull(lambda key: key != "config.yaml")
+            self._containers.keep_logs(self._run.path / "logs")
+            self._containers.remove()
+            self._keep_prints()
+            self._notices.close()
         return status
 
-    # The run's files.
+    def _fetch(self, mirror: RunMirror, trainer: str, status: int) -> None:
+        """Write what was trained to the run's folder, from the trainer itself if need be.
 
-    def _store(self) -> ObjectStore:
-        # As Compose itself does it: what is set where the command is given comes first.
-        values = {**_settings(compose.project_folder() / ".env"), **os.environ}
-        credentials = Credentials(values["MINIO_ROOT_USER"], values["MINIO_ROOT_PASSWORD"])
-        endpoint = f"http://127.0.0.1:{values.get('MINIO_PORT', '9000')}"
-        return open_store(f"s3://{BUCKET}/{self._run.name}", endpoint, credentials, "us-east-1")
+        Raises:
+            RunFailed: If the trainer failed and could not write down why, or not store its work.
+        """
+        try:
+            patiently(lambda: mirror.pull(lambda key: key != "config.yaml"), _PULL_LIMIT_S)
+            if not status or self._run.failure_file.exists():
+                return
+            problem = self._containers.last_words(trainer)
+        except StoreError as error:
+            problem = str(error)
+        if self._take_from(trainer):
+            problem += f" {self._run.path} is whole; the store does not have all of it."
+        raise RunFailed(problem or f"The trainer ended with status {status} and said nothing.")
+
+    def _keep_prints(self) -> None:
+        """Fetch what the reward function printed until its workers ended."""
+        try:
+            RunMirror(open_bucket(self._run.name), self._run.path).pull(is_print)
+        except NotFound:
+            pass  # it printed nothing, or nothing was started
+        except StoreError as error:
+            logger.warning("what the reward function printed is not fetched: %s", error)
+
+    def _take_from(self, trainer: str) -> bool:
+        """Replace the run's files by those in the trainer's container if they are further."""
+        here = self._run.read_status()
+        with tempfile.TemporaryDirectory(dir=self._run.path, prefix=".trainer-") as folder:
+            there = Path(folder)
+            if not self._containers.copy(trainer, f"/work/{self._run.name}", there):
+                return False
+            try:
+                status = json.loads((there / "status.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                return False
+            is_same_run = status.get("created") == here.created
+            if not is_same_run or int(status.get("iteration", 0)) < here.iteration:
+                return False
+            for path, key in list(plain_files(there)):
+                if is_mirrored(key) and key != "config.yaml":
+                    target = self._run.path / key
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    path.replace(target)
+        return True
 
     def _send(self, store: ObjectStore, mirror: RunMirror) -> None:
         """Make store and folder the same, from whichever side is further."""
@@ -125,37 +151,33 @@ class StackTraining:
         self._run.failure_file.unlink(missing_ok=True)
         mirror.push()
 
-    # The containers.
-
-    def _start_containers(self) -> None:
-        _compose_run(self._run.name, "trainer", self._name("trainer"))
-        for number in range(self._num_workers):
-            _compose_run(self._run.name, "rollout", self._name(f"rollout-{number}"))
-
-    def _follow(self, mirror: RunMirror) -> int:
+    def _follow(self, mirror: RunMirror, trainer: str) -> int:
         """Mirror what is shown, pass on requests to stop, restart what was killed."""
-        trainer = self._name("trainer")
         while True:
             time.sleep(_POLL_S)
             try:
                 mirror.pull_live()
             except LocalTrainerError as error:
-                logger.warning("progress is not seen: %s", error)
+                self._say(f"progress is not seen: {error}")
             self._pass_on_stops(trainer)
-            for container in self._containers():
+            found = self._containers.found()
+            if not any(one.name == trainer for one in found):
+                self._say("waits for the Docker engine: it does not show the trainer's container")
+                continue
+            self._notices.follow(one.name for one in found if one.is_running)
+            for container in found:
                 if container.is_running:
                     continue
                 is_trainer = container.name == trainer
-                was_killed = container.exit_status == _KILLED and not container.is_out_of_memory
                 may_restart = self._num_asked == 0 and self._num_restarts < _MOST_RESTARTS
-                if may_restart and (was_killed or not is_trainer):
+                may_restart &= container.exit_status != _REFUSED
+                if may_restart and (container.was_killed or not is_trainer):
                     self._num_restarts += 1
-                    logger.warning(
-                        "%s ended with status %d and is started again",
-                        container.name,
-                        container.exit_status,
+                    self._say(
+                        f"{self._containers.short_name(container.name)} ended with status "
+                        f"{container.exit_status} and is started again"
                     )
-                    _docker("start", container.name)
+                    self._containers.restart(container)
                 elif is_trainer:
                     if container.is_out_of_memory:
                         raise RunFailed(
@@ -163,75 +185,21 @@ class StackTraining:
                             "docker-compose.yml or lower ppo.episodes_between_training."
                         )
                     return container.exit_status
-                elif not any(one.is_running for one in self._containers() if one.name != trainer):
+                elif not any(one.is_running for one in found if one.name != trainer):
+                    words = self._containers.last_words(container.name).removeprefix("error: ")
                     raise RunFailed(
-                        f"No rollout worker is left: {container.name} ended with status "
-                        f"{container.exit_status}; see {self._run.path / 'logs'}."
+                        f"No rollout worker is left; the last words of {container.name} "
+                        f"(status {container.exit_status}): {words or 'none'}"
                     )
+
+    def _say_others_first(self) -> None:
+        self._say("waits for another command that starts or ends parts of the stack")
+
+    def _say(self, message: str) -> None:
+        self._notices.say(message)
+        logger.warning("%s", message)
 
     def _pass_on_stops(self, trainer: str) -> None:
         if self._num_asked > self._num_stops:
-            _docker("kill", "--signal", "INT" if self._num_stops == 0 else "KILL", trainer)
+            self._containers.signal(trainer, "INT" if self._num_stops == 0 else "KILL")
             self._num_stops += 1
-
-    def _containers(self) -> list[_Container]:
-        """Return the containers of this run."""
-        names = self._container_names()
-        shape = "{{.Name}} {{.State.Running}} {{.State.ExitCode}} {{.State.OOMKilled}}"
-        found = []
-        for line in _docker("inspect", "--format", shape, *names).stdout.splitlines():
-            name, running, status, out_of_memory = line.split()
-            found.append(
-                _Container(name.strip("/"), running == "true", int(status), out_of_memory == "true")
-            )
-        return found
-
-    def _container_names(self) -> list[str]:
-        pattern = f"name=^/?{re.escape(self._name(''))}(trainer|rollout-[0-9]+)$"
-        return _docker("ps", "--all", "--filter", pattern, "--format", "{{.Names}}").stdout.split()
-
-    def _remove_containers(self) -> None:
-        names = self._container_names()
-        if names:
-            # Rollout workers give their simulators back.
-            _docker("stop", "--time", "10", *names)
-            _docker("rm", "--force", "--volumes", *names)
-
-    def _keep_logs(self) -> None:
-        """Write what the containers said to the run's logs."""
-        folder = self._run.path / "logs"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in self._container_names():
-            with (folder / f"{name.removeprefix(self._name(''))}.log").open("ab") as file:
-                subprocess.run(["docker", "logs", name], stdout=file, stderr=file)
-
-    def _name(self, part: str) -> str:
-        return f"local-trainer-run-{self._run.name}-{part}"
-
-
-@dataclass(frozen=True)
-class _Container:
-    name: str
-    is_running: bool
-    exit_status: int
-    is_out_of_memory: bool
-
-
-def _compose_run(run: str, service: str, name: str) -> None:
-    command = ["docker", "compose", "--project-directory", str(compose.project_folder())]
-    command += ["--profile", _PROFILE, "run", "--detach", "--no-deps", "--name", name, service]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "RUN": run})
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise RunFailed(f"The {service} container cannot be started: {said[-1]}")
-
-
-def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True)
-
-
-def _settings(path: Path) -> dict[str, str]:
-    """Return the values of a file with ``NAME=value`` a line."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-    return {name.strip(): value.strip().strip("'\"") for name, value in pairs}

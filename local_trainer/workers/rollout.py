@@ -18,20 +18,22 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from local_trainer.config import RunConfig
-from local_trainer.errors import LocalTrainerError, NotFound
+from local_trainer.errors import LocalTrainerError, NotFound, one_line
 from local_trainer.lease import SimulatorLease, addresses
-from local_trainer.mirror import RunMirror, is_setup
+from local_trainer.mirror import RunMirror, is_print, is_setup, patiently
 from local_trainer.reward import RewardFunction
-from local_trainer.rollout import Interrupted, Rollout
+from local_trainer.rollout import Interrupted, Rollout, play_together
 from local_trainer.runs import Run
+from local_trainer.stop_flag import StopFlag
 from local_trainer.store import is_s3_url, open_store
 from local_trainer.transport import HEARTBEAT_S, RedisTransport, TakenOrder, TransportError
 from local_trainer.workers.setup import (
@@ -51,6 +53,9 @@ logger = logging.getLogger(__name__)
 _WAIT_S = 1.0
 _STUCK_S = 60.0
 """A worker that has made no step for this long stops saying that it plays."""
+
+_QUIET_S = 4.0
+"""A step that takes longer than this is worth a line about what is waited for."""
 
 _FILES_LIMIT_S = 60.0
 
@@ -76,11 +81,14 @@ class RolloutWorker:
         self._shown_as = shown_as
         self._most = orders_at_once(parts.config)
         self._held: list[TakenOrder] = []
-        self._stop = Event()
+        self._stop = StopFlag()
         self._stepped = time.monotonic()
+        self._loading = ""
+        """What is being loaded, while it is."""
+        self._loading_since = 0.0
         self._policy: tuple[str, FrozenPolicy] | None = None
-        self._rollout: Rollout | None = None
-        self._reward: RewardFunction | None = None
+        self._rollouts: list[Rollout] = []
+        self._rewards: list[RewardFunction] = []
         self._lease: SimulatorLease | None = None
         if parts.config.simulator.backend == "gazebo":
             names = os.environ.get("GAZEBO_HOST", "gazebo")
@@ -111,18 +119,18 @@ class RolloutWorker:
         if self._lease is not None and not self._lease.is_held:
             self._drop_rollout()
         try:
-            rollout = self._open_rollout()
+            is_open = self._open_rollouts()
         except (LocalTrainerError, RuntimeError, ValueError) as error:
             self._refuse(error)
             return
-        if rollout is None:
+        if not is_open:
             return
         self._held = self._transport.take(self.name, _WAIT_S, self._most)
         if not self._held:
             return
         self._stepped = time.monotonic()
         try:
-            self._play(rollout)
+            self._play()
         except Interrupted:
             self._give_back()
         except ConnectionError as error:
@@ -136,7 +144,7 @@ class RolloutWorker:
         finally:
             self._held = []
 
-    def _play(self, rollout: Rollout) -> None:
+    def _play(self) -> None:
         def kind(taken: TakenOrder) -> tuple[str, str, int, str, bool]:
             order = taken.order
             return (
@@ -154,7 +162,8 @@ class RolloutWorker:
             if policy is None:
                 self._stop.wait(0.5)  # another policy acts by now, or this one is published again
                 continue
-            for episode in rollout.play(
+            for episode in play_together(
+                self._rollouts,
                 policy,
                 [taken.order.start for taken in orders.values()],
                 first.phase,
@@ -182,6 +191,7 @@ class RolloutWorker:
         graph = self._transport.policy(name)
         if graph is None:
             return None
+        self._say_loading("policy to load")
         from coach_presets.checkpoints import FrozenPolicy
 
         with tempfile.TemporaryDirectory() as folder:
@@ -191,32 +201,44 @@ class RolloutWorker:
         if self._policy is not None:
             self._policy[1].close()
         self._policy = name, policy
+        self._loading = ""
+        self._stepped = time.monotonic()
         return policy
 
     # What a worker holds.
 
-    def _open_rollout(self) -> Rollout | None:
-        """Return simulator and reward, opened if need be; None if the simulator does not answer."""
-        if self._rollout is not None:
-            return self._rollout
-        if self._reward is None:
-            self._reward = open_reward(self._parts, self._index)
+    def _open_rollouts(self) -> bool:
+        """Open simulator and reward of each track; return False if a simulator does not answer."""
+        if self._rollouts:
+            return True
+        tracks = self._parts.all_tracks
+        if not self._rewards:
+            first = self._index * len(tracks)
+            self._rewards = [
+                open_reward(self._parts, first + number, track)
+                for number, track in enumerate(tracks)
+            ]
         host = None if self._lease is None else self._lease.claim(self._stop.is_set)
+        self._say_loading("simulator to load the track")
         try:
-            simulator = open_simulator(self._parts, self._most, host)
+            simulators = [open_simulator(self._parts, self._most, host, track) for track in tracks]
         except ConnectionError as error:
             logger.warning("gives the simulator up: %s", error)
             self._drop_rollout(is_dead=True)
-            return None
+            return False
+        finally:
+            self._loading = ""
         logger.info("plays for run %s%s", self._parts.run.name, f" in {host}" if host else "")
-        self._rollout = Rollout(
-            simulator, self._parts.actions, self._reward, self._parts.config.seed
-        )
-        return self._rollout
+        # In the order of the tracks: an episode's number says who plays it.
+        self._rollouts = [
+            Rollout(simulator, self._parts.actions, reward, self._parts.config.seed)
+            for simulator, reward in zip(simulators, self._rewards, strict=True)
+        ]
+        return True
 
     def _drop_rollout(self, is_dead: bool = False) -> None:
-        rollout, self._rollout = self._rollout, None
-        if rollout is not None:
+        rollouts, self._rollouts = self._rollouts, []
+        for rollout in rollouts:
             rollout.simulator.close()
         if self._lease is not None:
             self._lease.give_up(is_dead)
@@ -241,15 +263,13 @@ class RolloutWorker:
         if not isinstance(error, LocalTrainerError):
             traceback.print_exception(error)
             message = f"{type(error).__name__}: {error}"
-        message = " ".join(message.split()).replace(str(self._parts.run.path), self._shown_as)
+        message = one_line(message).replace(str(self._parts.run.path), self._shown_as)
         logger.error("%s", message)
         failed, *rest = self._held
-        self._transport.fail(failed, message)
+        self._transport.fail(failed, message, getattr(error, "exit_status", 1))
         self._held = rest
         self._give_back()
-        if self._reward is not None:
-            self._reward.close()
-            self._reward = None
+        self._close_rewards()
         self._drop_rollout()
 
     def _beat(self) -> None:
@@ -257,6 +277,7 @@ class RolloutWorker:
         show_health()
         while not self._stop.wait(HEARTBEAT_S):
             show_health()
+            self._say_what_takes_long()
             try:
                 if self._lease is not None:
                     self._lease.renew()
@@ -265,12 +286,31 @@ class RolloutWorker:
             except TransportError as error:
                 logger.warning("%s", error)
 
+    def _say_loading(self, what: str) -> None:
+        self._loading_since = time.monotonic()
+        self._loading = what
+
+    def _say_what_takes_long(self) -> None:
+        now = time.monotonic()
+        loading = self._loading
+        if loading and now - self._loading_since > _QUIET_S:
+            logger.warning("waits for the %s: %.0f s so far", loading, now - self._loading_since)
+        elif self._held and not loading and now - self._stepped > _QUIET_S:
+            logger.warning(
+                "waits for the simulator or the reward function: no step for %.0f s",
+                now - self._stepped,
+            )
+
     def _close(self) -> None:
         try:
             self._drop_rollout()
         finally:
-            if self._reward is not None:
-                self._reward.close()
+            self._close_rewards()
+
+    def _close_rewards(self) -> None:
+        rewards, self._rewards = self._rewards, []
+        for reward in rewards:
+            reward.close()
 
 
 def orders_at_once(config: RunConfig) -> int:
@@ -289,8 +329,11 @@ def orders_at_once(config: RunConfig) -> int:
 def run_files(location: str) -> Iterator[Run]:
     """Yield a run with the files that were there before its training, from wherever it lies.
 
+    What the reward function prints goes back to where they come from.
+
     Raises:
         NotFound: If there is no run.
+        StoreError: If the store does not answer.
     """
     if not is_s3_url(location):
         yield Run(Path(location))
@@ -301,18 +344,30 @@ def run_files(location: str) -> Iterator[Run]:
         deadline = time.monotonic() + _FILES_LIMIT_S
         while True:
             try:
-                mirror.pull(is_setup)
+                patiently(lambda: mirror.pull(is_setup))
                 break
             except NotFound:
                 if time.monotonic() > deadline:
                     raise
                 logger.warning("waits for the run's files at %s", location)
                 time.sleep(_WAIT_S)  # between two looks
-        yield run
+        with suppress(NotFound):
+            mirror.pull(is_print)  # of a start before this one; more is appended
+        # What changes here from now on is what the reward function prints.
+        with mirror.pushing(HEARTBEAT_S):
+            yield run
 
 
-def work(location: str, index: int, on_start: Callable[[RolloutWorker], None]) -> None:
+def work(
+    location: str, index: int, shown_as: str, on_start: Callable[[RolloutWorker], None]
+) -> None:
     """Play for a run until told to stop.
+
+    Args:
+        location: The run's folder, or where in a bucket it lies.
+        index: Which worker of this machine.
+        shown_as: How the user calls the run's folder, for messages.
+        on_start: Is given the worker before it plays.
 
     Raises:
         LocalTrainerError: If the run's files cannot be read, or Redis not be reached.
@@ -321,9 +376,9 @@ def work(location: str, index: int, on_start: Callable[[RolloutWorker], None]) -
         run = stack.enter_context(run_files(location))
         parts = load_run_parts(run)
         threads = max(1, parts.threads // parts.config.workers)
-        parts = RunParts(run, parts.config, parts.track, parts.actions, threads)
+        parts = replace(parts, threads=threads)
         transport = open_transport(run.name)
-        worker = RolloutWorker(parts, transport, index, location.rstrip("/"))
+        worker = RolloutWorker(parts, transport, index, shown_as.rstrip("/"))
         on_start(worker)
         worker.work()
 
@@ -333,6 +388,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m local_trainer.workers.rollout")
     parser.add_argument("--run", required=True, help="the run's folder, or s3://bucket/prefix")
     parser.add_argument("--index", type=int, default=0, help="which worker of this machine")
+    parser.add_argument("--shown-as", help="the run's folder in messages; default: --run")
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
@@ -343,7 +399,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Before there is something to hand back, a request to stop ends the process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        work(parsed.run, parsed.index, on_start)
+        work(parsed.run, parsed.index, parsed.shown_as or parsed.run, on_start)
     except LocalTrainerError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -18,9 +18,10 @@ from local_trainer.actions import ActionSpace, load_action_space
 from local_trainer.config import RunConfig, load_config
 from local_trainer.errors import ConfigError, LocalTrainerError
 from local_trainer.machine import gpus, has_fast_bf16, num_cpus
-from local_trainer.mirror import RunMirror
+from local_trainer.mirror import RunMirror, patiently
 from local_trainer.reward import RewardFunction
-from local_trainer.run_files import load_run_track
+from local_trainer.rollout import track_of
+from local_trainer.run_files import load_run_tracks
 from local_trainer.runs import Run, write_atomically
 from local_trainer.store import is_s3_url, open_store
 from local_trainer.transport import RedisTransport
@@ -39,8 +40,29 @@ class RunParts:
     run: Run
     config: RunConfig
     track: Track
+    """The first, if there are several."""
     actions: ActionSpace
     threads: int
+    tracks: tuple[Track, ...] = ()
+    """All of them if there are several."""
+
+    @property
+    def all_tracks(self) -> tuple[Track, ...]:
+        """Return every track, one or several."""
+        return self.tracks or (self.track,)
+
+    @property
+    def names_tracks(self) -> bool:
+        """Return whether records have to say which track an episode was driven on."""
+        return len(self.all_tracks) > 1
+
+    def track_of(self, episode: int) -> Track:
+        """Return the track an episode is driven on, by its number."""
+        return self.all_tracks[track_of(episode, len(self.all_tracks))]
+
+    def track_name(self, episode: int) -> str:
+        """Return the name of an episode's track; empty if there is one only."""
+        return self.track_of(episode).name if self.names_tracks else ""
 
 
 def load_run_parts(run: Run) -> RunParts:
@@ -50,34 +72,40 @@ def load_run_parts(run: Run) -> RunParts:
         LocalTrainerError: If one is missing or holds something that is not allowed.
     """
     config = load_config(run.config_file)
+    tracks = load_run_tracks(run)
     return RunParts(
         run=run,
         config=config,
-        track=load_run_track(run),
+        track=tracks[0],
         actions=load_action_space(run.metadata_file),
         threads=config.threads or num_cpus(),
+        tracks=tracks,
     )
 
 
-def open_reward(parts: RunParts, worker: int = 0) -> RewardFunction:
+def open_reward(parts: RunParts, worker: int = 0, track: Track | None = None) -> RewardFunction:
     """Start the run's reward function; it loads while the caller goes on.
 
     Args:
         parts: The run.
         worker: Number of the rollout worker it is for; each has a process and a log of its own.
+        track: Which of the run's tracks it judges on; the first if left out.
     """
     name = f"reward-{worker}.log" if worker else "reward.log"
     log = parts.run.path / "logs" / name
-    return RewardFunction(parts.run.reward_file, parts.track, log_path=log)
+    return RewardFunction(parts.run.reward_file, track or parts.track, log_path=log)
 
 
-def open_simulator(parts: RunParts, num_cars: int, host: str | None = None) -> Simulator:
+def open_simulator(
+    parts: RunParts, num_cars: int, host: str | None = None, track: Track | None = None
+) -> Simulator:
     """Return the simulator a run asks for.
 
     Args:
         parts: The run.
         num_cars: How many cars.
         host: Where a Gazebo simulator is; by default GAZEBO_HOST, or this machine.
+        track: Which of the run's tracks; the first if left out.
 
     Raises:
         ConfigError: If the user's environment is not usable.
@@ -85,13 +113,13 @@ def open_simulator(parts: RunParts, num_cars: int, host: str | None = None) -> S
     """
     config = parts.config.simulator
     if parts.run.environment_file.exists():
-        return _open_environment(parts, num_cars)
+        return _open_environment(parts, num_cars, track or parts.track)
     if config.backend == "gazebo":
         return _open_gazebo(parts, num_cars, host or os.environ.get("GAZEBO_HOST", "localhost"))
     from sim.embedded import EmbeddedSimulator
 
     return EmbeddedSimulator(
-        parts.track,
+        track or parts.track,
         num_cars,
         seed=parts.config.seed,
         channels=config.channels,
@@ -118,13 +146,13 @@ def _open_gazebo(parts: RunParts, num_cars: int, host: str) -> Simulator:
         raise ConfigError(f"{error}.") from error
 
 
-def _open_environment(parts: RunParts, num_cars: int) -> Simulator:
+def _open_environment(parts: RunParts, num_cars: int, track: Track) -> Simulator:
     from sim.gym_simulator import GymSimulator
 
     try:
         return GymSimulator(
             parts.run.environment_file,
-            parts.track,
+            track,
             num_cars,
             seed=parts.config.seed,
             actions=[
@@ -174,7 +202,7 @@ def opened_run(location: str) -> Iterator[Run]:
         run = Run(folder / location.rstrip("/").rpartition("/")[2])
         shutil.rmtree(run.path, ignore_errors=True)  # of a trainer that was killed
         mirror = RunMirror(open_store(location), run.path)
-        mirror.pull()
+        patiently(mirror.pull)
         with mirror.pushing(on_look=show_health):
             yield run
 

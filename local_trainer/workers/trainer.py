@@ -7,6 +7,7 @@ gone on with. SIGINT and SIGTERM stop it cleanly.
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import signal
 import sys
@@ -22,6 +23,7 @@ from local_trainer.checkpoints import (
     Checkpoint,
     TrainerState,
     choose_checkpoint,
+    first_weights,
     list_states,
     remove_old,
     remove_unfinished,
@@ -39,6 +41,7 @@ from local_trainer.progress import (
     EvaluationEvent,
     PhaseEvent,
     ProgressLog,
+    TrackResult,
     UpdateEvent,
 )
 from local_trainer.reward import RewardFunction
@@ -49,7 +52,7 @@ from local_trainer.rollout import (
     training_exploration,
     training_starts,
 )
-from local_trainer.runs import Run, find_run
+from local_trainer.runs import Run
 from local_trainer.simtrace import (
     RunLog,
     action_space_line,
@@ -65,6 +68,7 @@ from local_trainer.simtrace import (
     write_training_trace,
 )
 from local_trainer.step_files import write_steps
+from local_trainer.stop_flag import StopFlag
 from local_trainer.transport import RedisTransport
 from local_trainer.workers.setup import (
     RunParts,
@@ -81,6 +85,8 @@ from local_trainer.workers.setup import (
 if TYPE_CHECKING:
     from coach_presets.agent import LocalPPOAgent
 
+logger = logging.getLogger(__name__)
+
 _NEW = TrainerState(0, 0, 0, 0, 0.0, 0)
 
 
@@ -88,20 +94,25 @@ class Trainer:
     """One start of a run's training, from its newest checkpoint to its end."""
 
     def __init__(
-        self, parts: RunParts, started: float, transport: RedisTransport | None = None
+        self,
+        parts: RunParts,
+        started: float,
+        asked_to_stop: StopFlag,
+        transport: RedisTransport | None = None,
     ) -> None:
         """Build simulator, reward process and agent.
 
         Args:
             parts: The run.
             started: `time.monotonic` when this start began; training time counts from here.
+            asked_to_stop: Set once the training is to stop as soon as it can.
             transport: Where rollout workers play the episodes; None plays them here.
         """
         self._parts = parts
         self._config = parts.config
         self._run = parts.run
         self._started = started
-        self._stop_reason: str | None = None
+        self._asked_to_stop = asked_to_stop
         self._last_metric = -1.0  # what the service writes before the first evaluation
         self._progress = ProgressLog(self._run.progress_file)
         self._log = RunLog(self._run)
@@ -120,10 +131,6 @@ class Trainer:
     def iteration(self) -> int:
         """Return how many iterations are finished."""
         return self._state.number
-
-    def request_stop(self, reason: str) -> None:
-        """Ask the training to stop as soon as it can."""
-        self._stop_reason = self._stop_reason or reason
 
     def train(self) -> EndEvent:
         """Train until a limit, a steady policy or a request; return how it ended."""
@@ -173,15 +180,24 @@ class Trainer:
         if transport is not None:
             remote = RemotePlayers(transport, self._say_waiting)
             return remote, remote
-        config = self._config
-        num_workers = min(config.workers, config.ppo.episodes_between_training)
-        cars = math.ceil(config.simulator.num_cars / num_workers)
-        self._rewards = [open_reward(self._parts, worker) for worker in range(num_workers)]
-        rollouts = [
-            Rollout(open_simulator(self._parts, cars), self._parts.actions, reward, config.seed)
-            for reward in self._rewards
+        config, tracks = self._config, self._parts.all_tracks
+        num_workers = min(config.workers, config.ppo.episodes_between_training // len(tracks))
+        # Who plays an episode follows from its number, and so does its track.
+        tracks_of = tracks * num_workers
+        cars = math.ceil(config.simulator.num_cars / len(tracks_of))
+        self._rewards = [
+            open_reward(self._parts, worker, track) for worker, track in enumerate(tracks_of)
         ]
-        return LocalPlayers(rollouts), LocalPlayers(rollouts[:1])
+        rollouts = [
+            Rollout(
+                open_simulator(self._parts, cars, track=track),
+                self._parts.actions,
+                reward,
+                config.seed,
+            )
+            for track, reward in zip(tracks_of, self._rewards, strict=True)
+        ]
+        return LocalPlayers(rollouts), LocalPlayers(rollouts[: len(tracks)])
 
     def _build_agent(self) -> LocalPPOAgent:
         from coach_presets.acting import ActingAgent
@@ -227,19 +243,17 @@ class Trainer:
             raise ConfigError(f"No checkpoint of run {self._run.name!r} can be read.")
         source = self._config.pretrained
         if source.run is not None:
-            other = find_run(source.run, self._run.path.parent)
-            checkpoint = choose_checkpoint(other.model_dir, source.checkpoint)
-            prefix = checkpoint.prefix(other.model_dir)
+            prefix = first_weights(self._run, source)
             lacking = restore_weights(self._agent, prefix)
             self._log.write(restoring_line(prefix))
             if lacking:
-                self._say(f"{checkpoint.name} of {other.name} lacks {', '.join(lacking)}.")
+                self._say(f"{prefix.name} of {source.run} lacks {', '.join(lacking)}.")
         return _NEW
 
     def _log_header(self) -> None:
         space = self._parts.actions
         rows = [{"steering_angle": a.steering_deg, "speed": a.speed_mps} for a in space.actions]
-        self._log.write(world_line(self._parts.track.name))
+        self._log.write([world_line(track.name) for track in self._parts.all_tracks])
         self._log.write(
             sensor_line(
                 list(space.sensors), space.network, space.version, space.algorithm, "discrete"
@@ -308,7 +322,7 @@ class Trainer:
             max_kl=ppo.max_kl,
             target_kl=ppo.target_kl,
             learning_rate_range=(0.1 * ppo.learning_rate, 2.0 * ppo.learning_rate),
-            averaging=ppo.averaging,
+            averaging=_kept_of_average(ppo.averaging, self._state.number),
         )
         return self._agent.train_on_episodes(episodes, settings, self._interrupt_if_asked)
 
@@ -353,6 +367,7 @@ class Trainer:
                 best_lap_s=min(laps, default=None),
                 mean_lap_s=lap,
                 is_best=best,
+                tracks=self._by_track(trials),
             )
         )
         self._last_metric = mean
@@ -368,6 +383,23 @@ class Trainer:
             state, best=name, best_metric=mean, best_progress_percent=progress, best_lap_s=lap
         )
 
+    def _by_track(self, trials: list[Episode]) -> dict[str, TrackResult]:
+        """Return what the trials reached on each of several tracks; nothing if there is one."""
+        if not self._parts.names_tracks:
+            return {}
+        found: dict[str, TrackResult] = {}
+        for track in self._parts.all_tracks:
+            driven = [t for t in trials if self._parts.track_of(t.index) is track]
+            laps = [trial.duration_s for trial in driven if trial.is_complete]
+            found[track.name] = TrackResult(
+                trials=len(driven),
+                completed=len(laps),
+                mean_progress_percent=sum(t.progress for t in driven) / len(driven),
+                best_lap_s=min(laps, default=None),
+                mean_lap_s=sum(laps) / len(laps) if laps else None,
+            )
+        return found
+
     # Records.
 
     def _report(self, episode: Episode, total_steps: int) -> None:
@@ -382,6 +414,7 @@ class Trainer:
                 steps=len(episode.steps),
                 duration_s=episode.duration_s,
                 total_steps=total_steps,
+                track=self._parts.track_name(episode.index),
             )
         )
 
@@ -402,15 +435,32 @@ class Trainer:
     def _write_records(
         self, episodes: list[Episode], trials: list[Episode], iteration: int
     ) -> None:
-        starts_s = self._metrics.extend(episodes)
-        self._metrics.extend(trials)
+        starts_s = self._metrics.extend(episodes, self._parts.track_name)
+        self._metrics.extend(trials, self._parts.track_name)
         self._metrics.write()
-        lines = write_training_trace(self._run, iteration, episodes, starts_s, self._parts.track)
-        self._log.write(lines)
+        self._write_traces(episodes, starts_s, iteration)
         self._log.write(episode_lines([*episodes, *trials], self._state.steps))
         write_steps(self._run.steps_file("training", iteration), episodes)
         if trials:
             write_steps(self._run.steps_file("evaluation", iteration), trials)
+
+    def _write_traces(self, episodes: list[Episode], starts_s: list[float], iteration: int) -> None:
+        """Write the trace of each track's episodes: a reader takes a file to be of one track."""
+        for number, track in enumerate(self._parts.all_tracks):
+            driven = [
+                (episode, start_s)
+                for episode, start_s in zip(episodes, starts_s, strict=True)
+                if self._parts.track_of(episode.index) is track
+            ]
+            lines = write_training_trace(
+                self._run,
+                iteration,
+                [episode for episode, _ in driven],
+                [start_s for _, start_s in driven],
+                track,
+                number if self._parts.names_tracks else None,
+            )
+            self._log.write(lines)
 
     def _save(self, state: TrainerState) -> None:
         """Write a checkpoint while the next episodes are played; the weights stand still then."""
@@ -461,8 +511,8 @@ class Trainer:
 
     def _reason_to_end(self) -> EndEvent | None:
         stop, state = self._config.stop, self._state
-        if self._stop_reason is not None:
-            return EndEvent("stopped", self._stop_reason)
+        if self._asked_to_stop.is_set():
+            return EndEvent("stopped", "stopped by the user")
         if stop.minutes is not None and self._seconds() >= stop.minutes * 60.0:
             plural = "minute is" if stop.minutes == 1 else "minutes are"
             return EndEvent("finished", f"{stop.minutes:g} {plural} over")
@@ -481,7 +531,7 @@ class Trainer:
     def _should_stop(self) -> bool:
         minutes = self._config.stop.minutes
         is_over = minutes is not None and self._seconds() >= minutes * 60.0
-        return is_over or self._stop_reason is not None
+        return is_over or self._asked_to_stop.is_set()
 
     def _interrupt_if_asked(self) -> None:
         if self._should_stop():
@@ -492,7 +542,7 @@ class Trainer:
 
     def _say_waiting(self, message: str) -> None:
         self._progress.write(PhaseEvent("rollout", self._state.number, message))
-        print(message, file=sys.stderr)
+        logger.warning("%s", message)
 
     def _say(self, message: str) -> None:
         self._progress.write(PhaseEvent("setup", 0, message))
@@ -509,17 +559,18 @@ def train_run(run: Run, is_remote: bool = False) -> None:
     """
     started = time.monotonic()
     began = datetime.now(UTC).isoformat(timespec="seconds")
+    asked_to_stop = StopFlag()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked_to_stop.set())
     with run.lock():
         parts = load_run_parts(run)
-        trainer = _start(run, parts, started, is_remote)
+        trainer = _start(run, parts, started, asked_to_stop, is_remote)
         first_iteration = trainer.iteration
 
         def close(end: EndEvent) -> None:
             trainer.close(end)
             _certify(run, began, first_iteration)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: trainer.request_stop("stopped by the user"))
         try:
             end = trainer.train()
             trainer.show_results(end)
@@ -532,6 +583,17 @@ def train_run(run: Run, is_remote: bool = False) -> None:
         close(end)
 
 
+_YOUNG = 3
+
+
+def _kept_of_average(averaging: float, updates: int) -> float:
+    """Return how much of the average weights stays, given how many updates came before.
+
+    The first weights know nothing and the next few little, so the average begins short.
+    """
+    return min(averaging, updates / (updates + _YOUNG))
+
+
 def _certify(run: Run, began: str, first_iteration: int) -> None:
     try:
         write_manifest(run, began, first_iteration)
@@ -540,10 +602,13 @@ def _certify(run: Run, began: str, first_iteration: int) -> None:
         print(f"manifest.json cannot be written: {error}", file=sys.stderr)
 
 
-def _start(run: Run, parts: RunParts, started: float, is_remote: bool) -> Trainer:
+def _start(
+    run: Run, parts: RunParts, started: float, asked_to_stop: StopFlag, is_remote: bool
+) -> Trainer:
     run.write_status(replace(run.read_status(), status="running", reason=""))
     try:
-        return Trainer(parts, started, open_transport(run.name) if is_remote else None)
+        transport = open_transport(run.name) if is_remote else None
+        return Trainer(parts, started, asked_to_stop, transport)
     except LocalTrainerError as error:
         run.write_status(replace(run.read_status(), status="failed", reason=str(error)))
         raise
@@ -559,6 +624,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="rollout workers play the episodes, met in Redis at REDIS_URL (REDIS_PASSWORD)",
     )
     parsed = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     try:
         with opened_run(parsed.run) as run:
             return run_worker(run, partial(train_run, run, parsed.remote))

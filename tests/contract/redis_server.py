@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from local_trainer.net import free_port
+
 PASSWORD = "tell-nobody"
 
 
@@ -53,7 +55,4 @@ class RedisServer:
 def start_redis(folder: Path, *settings: str) -> RedisServer:
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server on this machine (Debian: apt-get install redis-server)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return RedisServer(folder, port, settings)
+    return RedisServer(folder, free_port(), settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -18,6 +17,7 @@ from pathlib import Path
 import minio
 import pytest
 
+from local_trainer.net import free_port
 from local_trainer.store import Credentials
 
 ROOT = Path(__file__).parents[2]
@@ -73,9 +73,7 @@ def minio_binary() -> Path:
 def running_minio(folder: Path) -> Iterator[S3Server]:
     """Yield a server that keeps its data in a folder, ended afterwards."""
     binary = minio_binary()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     credentials = Credentials(secrets.token_hex(8), secrets.token_hex(16))
     settings = {
         "MINIO_ROOT_USER": credentials.access_key,

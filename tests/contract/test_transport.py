@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -101,8 +102,13 @@ def test_an_episode_comes_back_bit_for_bit(keeps_pictures: bool) -> None:
 
 def test_what_is_no_episode_is_refused() -> None:
     wire = {name.encode(): data for name, data in encode_episode(played(order(1))).items()}
-    damaged: list[dict[bytes, bytes]] = [{}, {**wire, b"steps": b"x"}, {**wire, b"header": b"[]"}]
-    damaged.append({**wire, b"probabilities": wire[b"probabilities"][:-4]})
+    header = json.loads(wire[b"header"])
+    damaged: list[dict[bytes, bytes]] = [{}, {**wire, b"data": b"x"}, {**wire, b"header": b"[]"}]
+    damaged.append({**wire, b"data": wire[b"data"][:-4]})
+    damaged.append({**wire, b"data": b"\xff\xff\xff\x7f" + wire[b"data"][4:]})
+    for shape in ([4], [-5], [5, 2]):
+        arrays = {**header["arrays"], "rewards": shape}
+        damaged.append({**wire, b"header": json.dumps({**header, "arrays": arrays}).encode()})
     for fields_ in damaged:
         with pytest.raises(TransportError, match="is no episode"):
             decode_episode(fields_)
@@ -199,6 +205,30 @@ def test_a_lease_has_one_holder_and_ends(connect: Callable[..., RedisTransport])
     assert other.lease("gazebo-1", "other", 30.0)
     other.release("gazebo-1", "other")
     assert one.lease("gazebo-1", "one", 0.1)
+
+
+def test_a_lease_from_before_the_clock_was_set_back_ends_in_time(
+    connect: Callable[..., RedisTransport],
+) -> None:
+    one, other = connect(), connect()
+    # What a lease of 0.4 s looks like to a server whose clock went back by three hours.
+    assert one.lease("gazebo-2", "one", 3 * 3600.0 + 0.4)
+    assert not other.lease("gazebo-2", "other", 0.4)
+    time.sleep(0.5)
+    assert other.lease("gazebo-2", "other", 0.1)
+
+
+def test_who_plays_can_be_asked(connect: Callable[..., RedisTransport]) -> None:
+    trainer, worker = connect(), connect()
+    assert trainer.num_taken() == 0
+    with ThreadPoolExecutor() as threads:
+        result = threads.submit(lambda: list(connect().play([order(0), order(1)])))
+        taken = [*worker.take("w", 5.0), *worker.take("w", 5.0)]
+        assert trainer.num_taken() == 2
+        for number, one in enumerate(taken):
+            worker.deliver(one, played(one.order))
+            assert trainer.num_taken() == 1 - number
+        assert len(result.result()) == 2
 
 
 def test_a_server_killed_in_the_middle_loses_nothing(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def evaluation(iteration: int, completed: int, lap_s: float | None = None) -> Ev
 
 
 def episode(phase: str, status: str, total_steps: int, time: float) -> EpisodeEvent:
-    return EpisodeEvent(0, 0, phase, status, 50.0, 1.0, 10, 1.0, total_steps, time)
+    return EpisodeEvent(0, 0, phase, status, 50.0, 1.0, 10, 1.0, total_steps, time=time)
 
 
 def update(time: float) -> UpdateEvent:

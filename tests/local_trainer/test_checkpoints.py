@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from local_trainer.checkpoints import (
     BestAndLast,
     Checkpoint,
     TrainerState,
+    bring_first_weights,
     choose_checkpoint,
+    first_weights,
     list_checkpoints,
     list_states,
     remove_old,
@@ -20,6 +23,7 @@ from local_trainer.checkpoints import (
     write_pointers,
     write_state,
 )
+from local_trainer.config import PretrainedConfig
 from local_trainer.errors import NotFound
 from local_trainer.runs import Run
 
@@ -113,6 +117,29 @@ def test_the_newest_four_and_the_best_stay_and_two_can_be_resumed(run: Run) -> N
     assert graphs == ["model_1.pb", "model_5.pb", "model_6.pb", "model_7.pb", "model_8.pb"]
     assert [state.number for state in list_states(run)] == [7, 8]
     assert len(list((run.path / "resume").iterdir())) == 6
+
+
+def test_the_weights_a_run_begins_with_can_go_along(run: Run, tmp_path: Path) -> None:
+    best_and_last = BestAndLast(Checkpoint(1, 100), 71.5, Checkpoint(2, 200), 60.0)
+    write_pointers(run.model_dir, best_and_last)
+    (run.path / "status.json").touch()  # what makes a folder a run
+    begun, source = Run(tmp_path / "begun"), PretrainedConfig(run="run", checkpoint="best")
+    begun.path.mkdir()
+    there = first_weights(begun, source)
+    assert there == run.model_dir / "1_Step-100.ckpt"
+    there.with_name(there.name + ".index").write_bytes(b"weights")
+    bring_first_weights(begun, source)
+    shutil.rmtree(run.path)
+    bring_first_weights(begun, source)  # again, as when it is gone on with
+    here = first_weights(begun, source)
+    assert here == begun.pretrained_dir / "1_Step-100.ckpt"
+    assert here.with_name(here.name + ".index").read_bytes() == b"weights"
+    assert [path.name for path in begun.path.iterdir()] == ["pretrained"]  # nothing half done
+
+
+def test_a_run_that_begins_anew_brings_nothing(run: Run) -> None:
+    bring_first_weights(run, PretrainedConfig())
+    assert not run.pretrained_dir.exists()
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -166,18 +166,6 @@ def test_compare_shows_only_the_settings_that_differ(
     assert compared["results"]["minutes"] == [3.5, 0.0]
 
 
-def test_delete_asks_and_keeps_the_run_without_a_yes(
-    runs_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import io
-
-    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
-    status, _, err = call(capsys, "runs", "delete", "older", "--runs-dir", str(runs_dir))
-    assert status == 1
-    assert "aborted" in err
-    assert (runs_dir / "older").exists()
-
-
 def test_delete_with_yes_removes_the_run_only(
     runs_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,7 +86,7 @@ def test_every_profile_is_valid(profile: str) -> None:
         ("profile=best", "profile", "one of fast, cloud", "got 'best'."),
         ("ppo", "--set", "key=value", "got 'ppo'."),
         ("ppo.batch_size=[1", "ppo.batch_size", "a YAML value", "got '[1'."),
-        ("ppo.batch_size=60000", "ppo.batch_size", "at most 20000", "got 60000."),
+        ("ppo.batch_size=60000", "ppo.batch_size", "at most 10000", "got 60000."),
     ],
 )
 def test_a_bad_value_is_one_line(setting: str, names: str, allowed: str, got: str) -> None:

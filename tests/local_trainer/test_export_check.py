@@ -15,7 +15,7 @@ from local_trainer.archives import write_tar_gz, write_zip
 from local_trainer.cli.main import run as run_cli
 from local_trainer.errors import ConfigError, NotFound
 from local_trainer.export.check import check_model
-from local_trainer.export.check_console import check_console_folder
+from local_trainer.export.check_console import NEEDED_NAMES, check_console_folder
 from local_trainer.export.console_tracks import CONSOLE_TRACKS, console_place
 from local_trainer.export.findings import Finding
 from local_trainer.export.probe import ProbeAnswer, ProbeRequest
@@ -191,6 +191,22 @@ def test_what_breaks_a_rule_is_refused(
     assert finding.mend and "\n" not in finding.found + finding.mend
 
 
+@pytest.mark.parametrize("name", NEEDED_NAMES)
+def test_each_of_the_four_files_is_asked_for_wherever_it_lies(folder: Path, name: str) -> None:
+    rule = "the four files the page asks for"
+    for path in [path for path in folder.rglob(name)]:
+        path.unlink()
+    assert findings(folder)[rule].outcome == "refused"
+    write(folder, f"deep/er/{name}", "")
+    assert findings(folder)[rule].outcome == "passed"
+
+
+def test_a_body_that_is_not_known_here_is_said_not_guessed(folder: Path) -> None:
+    write(folder, "training_params.yaml", PARAMS + "BODY_SHELL_TYPE: f1_2021\n")
+    finding = findings(folder)["car body and colour"]
+    assert (finding.outcome, "f1_2021" in finding.found) == ("not checked", True)
+
+
 WARNED = [
     ("action space", both({**METADATA, "action_space": METADATA["action_space"][:1]}), "1 actions"),
     (
@@ -354,6 +370,31 @@ def test_what_cannot_be_rebuilt_here_is_said_not_guessed(
     finding = findings(folder)["last and best checkpoint restore"]
     assert finding.outcome == "not checked"
     assert why in finding.found
+
+
+def test_every_rule_of_the_console_has_an_example_that_breaks_it(folder: Path) -> None:
+    put_checkpoint(folder, "2_Step-20.ckpt")
+    write(folder, "model/.coach_checkpoint", "2_Step-20.ckpt")
+    write(folder, "reward_function.py", "def reward_function(params):\n    return 1.0\n")
+    found = check_console_folder(
+        folder,
+        "name",
+        "description",
+        lambda requests: [ProbeAnswer(weights_problem="cannot be read") for _ in requests],
+    )
+    elsewhere = {
+        "model name": test_a_name_the_page_refuses_is_refused,
+        "description": test_a_description_the_page_refuses_is_refused,
+        "folder at most 1 GiB": test_a_folder_above_one_gibibyte_is_refused,
+        "model/.coach_checkpoint": test_a_checkpoint_that_lacks_a_file_is_refused,
+        "model/deepracer_checkpoints.json": test_pointers_that_are_no_json_are_refused,
+        "last checkpoint restores and runs": test_last_and_best_are_tried_out,
+        "best checkpoint restores and runs": test_last_and_best_are_tried_out,
+        "frozen graph of 2_Step-20.ckpt": test_last_and_best_are_tried_out,
+    }
+    broken = {rule for rule, _, _ in REFUSED + WARNED} | elsewhere.keys()
+    assert {finding.rule for finding in found} - broken == set()
+    assert len(found) >= 19
 
 
 # The car.

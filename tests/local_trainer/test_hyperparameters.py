@@ -104,7 +104,7 @@ def test_preset_files_have_the_originals_keys_in_its_order(tmp_path: Path) -> No
     assert lines[4] == "discount=0.999"
     names: dict[str, Any] = {}
     exec(preset_python_text(ppo), names)
-    assert names["optimizer_epsilon"] == 1e-5
+    assert names["optimizer_epsilon"] == ppo.optimizer_epsilon == 1e-7
 
     path = tmp_path / "preset_hyperparameters.json"
     path.write_text(preset_json_text(ppo), encoding="utf-8")

@@ -266,11 +266,21 @@ def test_the_command_tells_and_its_exit_status_too(
     assert run_cli(["runs", "verify", str(run.path)]) == 0
     shown = capsys.readouterr().out
     assert "all as training left them" in shown and "train --repeat first" in shown
+    rows = {line.split()[0] for line in shown.splitlines() if line[:1].isalpha()}
+    assert {"config", "simulator", "code", "made", "a", "files", "repeatable"} <= rows
+    assert "seed 7" in shown and "66.67 ms simulated" in shown
     flip(run.model_dir / "model_2.pb")
     assert run_cli(["runs", "verify", str(run.path), "--json"]) == 1
     verification = json.loads(capsys.readouterr().out)
     assert verification["changed"] == ["model/model_2.pb"]
     assert verification["is_whole"] is False
+    # What the certificate is about: settings, code, what it depends on, chance, world, time.
+    assert len(verification["config_sha256"]) == 64
+    environment = verification["starts"][0]["environment"]
+    assert len(environment["code_sha256"]) == 64 and "numpy" in environment["dependencies"]
+    assert verification["seed"] == 7
+    assert verification["simulator"]["backend"] == "embedded"
+    assert verification["step_times"]["simulated_s"] == pytest.approx(1.0 / 15.0)
     manifest_file(run).unlink()
     assert run_cli(["runs", "verify", str(run.path)]) == 2
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from local_trainer.errors import NotFound
-from local_trainer.mirror import RunMirror, is_mirrored, is_setup
-from local_trainer.store import LocalStore, Progress, StoreError, plain_files
+from local_trainer.mirror import RunMirror, is_mirrored, is_setup, patiently
+from local_trainer.store import AccessRefused, LocalStore, Progress, StoreError, plain_files
 
 FILES = {
     "config.yaml": b"seed: 0\n",
@@ -161,6 +161,42 @@ def test_a_store_that_is_away_is_tried_again(
         store.is_away = False
     assert "nobody answers" in caplog.text
     assert contents(tmp_path / "store") == FILES
+
+
+class Full(LocalStore):
+    """A store that has no room for some attempts."""
+
+    attempts = 2
+
+    def put(self, key: str, data: bytes) -> None:
+        if self.attempts:
+            self.attempts -= 1
+            raise StoreError("Cannot write: XMinioStorageFull: no room.")
+        super().put(key, data)
+
+
+def test_the_last_push_waits_for_room_and_says_so(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("local_trainer.mirror._AGAIN_S", 0.01)
+    with RunMirror(Full(tmp_path / "store"), folder).pushing(60.0):
+        pass
+    assert contents(tmp_path / "store") == FILES
+    assert caplog.text.count("waits for the store: Cannot write: XMinioStorageFull") == 2
+
+
+def test_a_store_that_refuses_is_not_asked_again() -> None:
+    asked: list[int] = []
+
+    def ask() -> None:
+        asked.append(1)
+        raise AccessRefused("Cannot write: SignatureDoesNotMatch.")
+
+    with pytest.raises(AccessRefused):
+        patiently(ask)
+    with pytest.raises(StoreError):
+        patiently(lambda: Full(Path("unused")).put("a", b""), limit_s=0.0)
+    assert len(asked) == 1
 
 
 def test_no_run_there_is_told(store: RecordingStore, tmp_path: Path) -> None:

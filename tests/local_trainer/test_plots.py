@@ -9,15 +9,17 @@ from PIL import Image
 
 from local_trainer.actions import parse_action_space
 from local_trainer.history import History, read_history
-from local_trainer.metrics import TrainingMetrics
+from local_trainer.metrics import Entry, TrainingMetrics
 from local_trainer.plots import (
     action_labels,
     evaluation_episodes,
     evaluation_table,
+    live_runs_plot,
     live_training_plot,
     off_track_places,
     plot_actions,
     plot_evaluation,
+    plot_evaluations,
     plot_history,
     plot_off_tracks,
     plot_path,
@@ -25,6 +27,7 @@ from local_trainer.plots import (
     plot_training,
     png,
     read_evaluation,
+    run_look,
     write_plots,
 )
 from local_trainer.runs import Run
@@ -84,8 +87,49 @@ def test_the_training_curves_show_what_was_reported(run: Run) -> None:
 def test_several_runs_give_one_curve_each(run: Run, tmp_path: Path) -> None:
     figure = plot_runs({"one": run, "two": run, "young": Run(tmp_path)})
     for axes in figure.axes:
-        assert [line.get_label() for line in axes.lines] == ["one", "two"]
+        assert [line.get_label() for line in axes.lines] == ["one", "two", "young"]
+        assert [len(line.get_xdata()) for line in axes.lines] == [3, 3, 0]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "two", "young"]
     assert len(plot_runs({}).axes[0].texts) == 1
+
+
+def test_many_runs_are_told_apart_without_colour() -> None:
+    looks = [tuple(run_look(number).values()) for number in range(28)]
+    assert len(set(looks)) == 28
+    assert len({(marker, line) for _, marker, line in looks}) == 28
+
+
+def lap(percent: int, milliseconds: int) -> Entry:
+    status = "Lap complete" if percent == 100 else "Off track"
+    return {
+        "completion_percentage": percent,
+        "elapsed_time_in_milliseconds": milliseconds,
+        "episode_status": status,
+    }
+
+
+def test_models_evaluations_stand_side_by_side() -> None:
+    figure = plot_evaluations({"a": [lap(100, 9000), lap(40, 3000)], "b": [lap(20, 1000)]})
+    completion, elapsed = figure.axes
+    assert [line.get_xdata().tolist() for line in completion.lines] == [[100, 40], [20]]
+    assert [line.get_xdata().tolist() for line in elapsed.lines] == [[9.0]]  # whole laps alone
+    labels = [label.get_text() for label in completion.get_yticklabels()]
+    assert labels == ["a\n1 of 2 laps whole", "b\n0 of 1 laps whole"]
+    none = plot_evaluations({"b": [lap(20, 1000)]})
+    assert none.axes[1].texts[0].get_text() == "no whole lap"
+
+
+def test_the_last_live_picture_of_several_runs_stays_in_the_file(run: Run, tmp_path: Path) -> None:
+    looks: list[int] = []
+
+    def is_done() -> bool:
+        looks.append(1)
+        return len(looks) == 3
+
+    file = tmp_path / "runs.png"
+    live_runs_plot(lambda: {f"one {len(looks)}": run}, file, is_done, refresh_s=0.0)
+    assert len(looks) == 3 and file.read_bytes().startswith(b"\x89PNG")
 
 
 def test_nothing_reported_gives_empty_panels() -> None:

@@ -352,6 +352,26 @@ def test_training_starts_go_round_the_track() -> None:
     assert {start.rules.max_steps for start in starts} == {77}
 
 
+def test_training_starts_lie_off_the_centre_line_both_ways_within_the_limits() -> None:
+    settings = config(episodes__start_sideways_m=0.3, episodes__start_turn_deg=30)
+    starts = training_starts(settings, 0, 400)
+    sideways = np.array([start.lateral_offset_m for start in starts])
+    turned = np.degrees([start.yaw_offset_rad for start in starts])
+    for values, limit in ((sideways, 0.3), (turned, 30.0)):
+        assert np.abs(values).max() <= limit
+        # Even: the mean of 400 is within four of its standard errors, and both ends are reached.
+        assert abs(values.mean()) < 4 * limit / np.sqrt(3 * 400)
+        assert values.min() < -0.95 * limit and values.max() > 0.95 * limit
+    assert abs(np.corrcoef(sideways, turned)[0, 1]) < 4 / np.sqrt(400)
+    assert training_starts(settings, 100, 5) == starts[100:105]  # wherever an iteration begins
+
+
+def test_the_services_starts_are_on_the_centre_line() -> None:
+    starts = training_starts(resolve_config(profile="cloud"), 0, 20)
+    assert {(start.lateral_offset_m, start.yaw_offset_rad) for start in starts} == {(0.0, 0.0)}
+    assert [round(20 * start.fraction) for start in starts] == list(range(20))
+
+
 def test_training_starts_stay_if_asked() -> None:
     settings = config(episodes__change_start_position=False, episodes__start_position_offset=0.25)
     assert {start.fraction for start in training_starts(settings, 5, 4)} == {0.25}

@@ -82,7 +82,9 @@ def test_unnamed_runs_of_the_same_second_get_different_names(tmp_path: Path) -> 
 
 
 def test_training_params_are_quoted_texts(tmp_path: Path) -> None:
-    config = resolve_config(sets=["run=first", "reverse_direction=true"])
+    config = resolve_config(
+        sets=["run=first", "reverse_direction=true", "episodes.round_robin_advance=0.05"]
+    )
     text = create_run(config, tmp_path).training_params_file.read_text(encoding="utf-8")
     assert text.startswith("---\n")
     assert "'WORLD_NAME': 'reinvent_base'\n" in text

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +29,7 @@ from local_trainer.console_api import (
 )
 from local_trainer.errors import ConfigError, RunFailed
 from local_trainer.runs import Run
-from local_trainer.store import PART_BYTES, StoreError, open_store
+from local_trainer.store import PART_BYTES, CredentialsExpired, StoreError, open_store
 from local_trainer.upload import (
     ConsoleUpload,
     UploadState,
@@ -101,7 +104,8 @@ def export(tmp_path: Path) -> Path:
     """A console export: the files the console reads, one large enough to go in parts."""
     folder = tmp_path / "export"
     keys = ("model_metadata.json", "reward_function.py", "ip/hyperparameters.json")
-    for key in (*keys, "training_params.yaml", "model/.coach_checkpoint", "left_out.zip"):
+    left_out = ("left_out.zip", ".DS_Store", "model/Thumbs.db")
+    for key in (*keys, "training_params.yaml", "model/.coach_checkpoint", *left_out):
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
         (folder / key).write_text(key)
     (folder / "model" / "big").write_bytes(os.urandom(PART_BYTES + 1000))
@@ -137,7 +141,7 @@ def test_a_model_reaches_the_console(
     expected = sorted(
         f"{prefix}/{path.relative_to(export)}"
         for path in export.rglob("*")
-        if path.is_file() and path.suffix != ".zip"
+        if path.is_file() and not path.name.endswith((".zip", ".DS_Store", "Thumbs.db"))
     )
     assert console.aws.keys() == expected
     assert total == [sum(sent)]
@@ -432,3 +436,82 @@ def test_a_damaged_state_begins_anew(run: Run) -> None:
     state.path.write_text('{"arrived": 3}')
     assert UploadState.load(run, "somewhere").arrived == {}
     assert "secret" not in state.path.read_text()
+
+
+# --- a real server ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def minio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "contract")
+    from s3_server import running_minio
+
+    (tmp_path / "minio").mkdir()
+    with running_minio(tmp_path / "minio") as server:
+        yield server
+
+
+def upload_command(run: Run, place: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    arguments = ["upload", "s3", "mine", place, "--runs-dir", str(run.path.parent)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "local_trainer", *arguments],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.services
+def test_an_upload_that_is_killed_goes_on_and_arrives_whole(minio: Any, run: Run) -> None:
+    for number in range(60):
+        (run.path / f"plots/{number:02}.png").parent.mkdir(exist_ok=True)
+        (run.path / f"plots/{number:02}.png").write_bytes(os.urandom(2**20))
+    (run.path / "model" / "deepracer.bin").write_bytes(os.urandom(PART_BYTES + 1000))
+    place = f"s3://{minio.new_bucket()}/models/mine"
+    first = upload_command(run, place, minio.environment)
+    states = run.path / "upload"
+    deadline = time.monotonic() + 60.0
+    while not list(states.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    first.kill()
+    first.communicate()
+    (state,) = states.glob("*.json")
+    num_arrived = len(json.loads(state.read_text(encoding="utf-8"))["arrived"])
+    second = upload_command(run, place, minio.environment)
+    out, err = second.communicate(timeout=120)
+    assert second.returncode == 0, err
+    assert f"{num_arrived} file" in out and "had arrived before" in out
+    assert not states.exists()
+    store = open_store(place, minio.endpoint, minio.credentials, "us-east-1")
+    keys = {item.key for item in store.objects()}
+    assert {f"plots/{number:02}.png" for number in range(60)} < keys
+    for key in ("model/deepracer.bin", "plots/00.png", "plots/59.png"):
+        assert store.get(key) == (run.path / key).read_bytes()
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_wrong_credentials_are_one_line_and_nothing_arrives(
+    minio: Any, run: Run, name: str
+) -> None:
+    bucket = minio.new_bucket()
+    wrong = {**minio.environment, name: "wrong-wrong-wrong"}
+    process = upload_command(run, f"s3://{bucket}/models/mine", wrong)
+    _, err = process.communicate(timeout=60)
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert process.returncode == 2, err
+    assert len(lines) == 1 and "Check the credentials and what they allow" in lines[0]
+    assert "wrong-wrong-wrong" not in err
+    assert minio.credentials.secret_key not in err
+    assert list(minio.client().list_objects_v2(bucket, recursive=True)) == []
+
+
+def test_a_token_that_is_over_says_so(aws: Aws, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = bucket_environment(aws, monkeypatch)
+    aws.faults.append((lambda method, path: method == "PUT" and "reward" in path, 400, EXPIRED))
+    (run.path / "reward_function.py").write_text("# later")
+    with pytest.raises(CredentialsExpired, match=r"the credentials expired \(ExpiredToken\)"):
+        upload_run(run, place, endpoint=aws.endpoint)
+    report = upload_run(run, place, endpoint=aws.endpoint)  # with new ones
+    assert report.num_skipped > 0

@@ -67,6 +67,21 @@ def interrupt_once_seen(path: Path) -> None:
     threading.Thread(target=wait_and_send, daemon=True).start()
 
 
+def test_what_a_run_waits_for_is_shown_once(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run.notices_file.parent.mkdir()
+    run.notices_file.write_text("of an earlier start\n")
+    say = """
+from local_trainer.launch.notices import Notices
+notices = Notices(Path(sys.argv[1]) / "logs" / "notices.log")
+for seconds in range(3):
+    notices.say(f"rollout-0: waits for Redis: [Errno 111], {seconds} s")
+"""
+    assert watch(run, starting(say + FINISH)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = [line for line in lines if not line.startswith("iteration")]
+    assert told == ["rollout-0: waits for Redis: [Errno 111], 0 s"]
+
+
 def test_one_line_an_iteration_where_there_is_no_terminal(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

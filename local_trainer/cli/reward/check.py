@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from local_trainer.cli.console import counted, facts, print_json, stdout
+from local_trainer.cli.options import AsJson
 from local_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def check(
     html: Annotated[
         Path | None, typer.Option("--html", metavar="PATH", help="Page to write, .html.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Call a reward function all over every shipped track and tell what is wrong with it.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from local_trainer.cli.console import NOTHING, facts, print_json, stdout, table
+from local_trainer.cli.options import AsJson, TracksDir
 from local_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,13 +50,11 @@ def hack(
         Path | None, typer.Option("--output", "-o", help="Draw the paths into this PNG.")
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page to this file.")] = None,
-    tracks_dir: Annotated[
-        Path, typer.Option("--tracks-dir", help="Folder your own tracks lie in.")
-    ] = Path("tracks"),
+    tracks_dir: TracksDir = Path("tracks"),
     fails: Annotated[
         bool, typer.Option("--fail", help="Exit with status 1 on a severe finding.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Drive in ways nobody wants, and list those that earn more than a clean fast lap.
 
@@ -129,8 +128,7 @@ def _show(report: HackReport) -> None:
     console.print(table(TABLE_COLUMNS, rows))
     for grade, count in counts(report):
         if count:
-            meaning = GRADE_MEANINGS[grade]  # type: ignore[index]
-            console.print(f"{count} {grade}: {meaning}.", markup=False)
+            console.print(f"{count} {grade}: {GRADE_MEANINGS[grade]}.", markup=False)
     shown = shown_findings(report)
     if not shown:
         console.print("Nothing found: no driver earns more than a clean fast lap.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from local_trainer.cli.console import lap_time, print_json, stdout, table
+from local_trainer.cli.options import AsJson, TracksDir
 from local_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,10 +42,8 @@ def line(
     is_reversed: Annotated[
         bool, typer.Option("--reverse", help="The line against the track's row order.")
     ] = False,
-    tracks_dir: Annotated[
-        Path, typer.Option("--tracks-dir", help="Folder your own tracks lie in.")
-    ] = Path("tracks"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    tracks_dir: TracksDir = Path("tracks"),
+    as_json: AsJson = False,
 ) -> None:
     """Find the racing line of a track and compare it with the centre line.
 

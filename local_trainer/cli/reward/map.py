@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from local_trainer.cli.console import NOTHING, print_json, stdout, table
+from local_trainer.cli.options import AsJson, TracksDir
 from local_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,10 +53,8 @@ def reward_map(
     time_limit_s: Annotated[
         float, typer.Option("--time-limit", min=0.001, help="Longest a single call may take, s.")
     ] = 1.0,
-    tracks_dir: Annotated[
-        Path, typer.Option("--tracks-dir", help="Folder your own tracks lie in.")
-    ] = Path("tracks"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    tracks_dir: TracksDir = Path("tracks"),
+    as_json: AsJson = False,
 ) -> None:
     """Draw the reward over a track for one speed, heading and steering.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from local_trainer.cli.console import print_json, stdout, table
+from local_trainer.cli.options import AsJson, RunsDir, TracksDir
 from local_trainer.errors import ConfigError
 from local_trainer.runs import DEFAULT_RUNS_DIR
 
@@ -45,13 +46,9 @@ def rank(
         Path | None, typer.Option("--output", "-o", help="Draw the ranking into this PNG.")
     ] = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page to this file.")] = None,
-    runs_dir: Annotated[
-        Path, typer.Option("--runs-dir", help="Folder the runs lie in.")
-    ] = DEFAULT_RUNS_DIR,
-    tracks_dir: Annotated[
-        Path, typer.Option("--tracks-dir", help="Folder your own tracks lie in.")
-    ] = Path("tracks"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
+    tracks_dir: TracksDir = Path("tracks"),
+    as_json: AsJson = False,
 ) -> None:
     """Say how well rewards put fast finished laps above slow ones and failures.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from local_trainer.cli.console import facts, print_json, stdout, table
+from local_trainer.cli.options import AsJson, RunsDir, TracksDir
 from local_trainer.errors import ConfigError
 from local_trainer.runs import DEFAULT_RUNS_DIR
 
@@ -38,13 +39,9 @@ def replay(
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page with pictures to this file.")
     ] = None,
-    runs_dir: Annotated[
-        Path, typer.Option("--runs-dir", help="Folder the runs lie in.")
-    ] = DEFAULT_RUNS_DIR,
-    tracks_dir: Annotated[
-        Path, typer.Option("--tracks-dir", help="Folder your own tracks lie in.")
-    ] = Path("tracks"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
+    tracks_dir: TracksDir = Path("tracks"),
+    as_json: AsJson = False,
 ) -> None:
     """Recompute rewards on recorded steps, without a simulator.
 

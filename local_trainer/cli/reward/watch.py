@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from local_trainer.cli.console import counted, stdout, table
+from local_trainer.cli.options import RunsDir, TracksDir
 from local_trainer.cli.watch import INTERRUPTED
 from local_trainer.runs import DEFAULT_RUNS_DIR
 
@@ -48,12 +49,8 @@ def watch(
         Path | None,
         typer.Option("--output", "-o", help="Folder of map and page (default: FILE-watch)."),
     ] = None,
-    runs_dir: Annotated[
-        Path, typer.Option("--runs-dir", help="Folder the runs lie in.")
-    ] = DEFAULT_RUNS_DIR,
-    tracks_dir: Annotated[
-        Path, typer.Option("--tracks-dir", help="Folder your own tracks lie in.")
-    ] = Path("tracks"),
+    runs_dir: RunsDir = DEFAULT_RUNS_DIR,
+    tracks_dir: TracksDir = Path("tracks"),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON for each version.")
     ] = False,

@@ -1,6 +1,7 @@
 import io
 import tarfile
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from trace_writers import (
 )
 
 from local_trainer.bench.replay import record_run
+from local_trainer.episodes import Episode
 from local_trainer.errors import ConfigError, NotFound
 from local_trainer.lab import trace_files
 from local_trainer.lab.recordings import Recording, read_recording
@@ -179,6 +181,33 @@ def test_workers_that_count_alike_get_numbers_of_their_own(
     folder(tmp_path, {f"{w}/training-simtrace/0-iteration.csv": text for w in range(3)})
     read = read_recording(tmp_path, track=TRACK)
     assert [e.index for e in read.episodes] == [0, 1, 2, 3, 4, 5]
+
+
+def test_mixed_lines_of_workers_that_count_alike_are_told_apart(
+    tmp_path: Path, training: Recording
+) -> None:
+    """Three workers, two episodes each under the same numbers, line by line in turn."""
+    pairs = [training.episodes[2 * worker : 2 * worker + 2] for worker in range(3)]
+    streams = [
+        generation_lines(
+            [replace(e, start=replace(e.start, episode=k)) for k, e in enumerate(pair)],
+            training.track,
+            19,
+        )
+        for pair in pairs
+    ]
+    mixed = [line for lines in zip_longest(*streams) for line in lines if line is not None]
+    (tmp_path / "mixed.log").write_text("\n".join(mixed) + "\n")
+    read = read_recording(tmp_path / "mixed.log", track=TRACK)
+
+    def by_start(episodes: list[Episode]) -> list[Episode]:
+        return sorted(episodes, key=lambda e: (len(e.steps), round(float(e.steps["x"][0]), 2)))
+
+    assert len(read.episodes) == 6
+    for got, driven in zip(by_start(read.episodes), by_start(training.episodes[:6]), strict=True):
+        np.testing.assert_allclose(got.steps["x"], driven.steps["x"], atol=1e-4)
+        np.testing.assert_allclose(got.steps["y"], driven.steps["y"], atol=1e-4)
+    assert any("mixed" in note for note in read.exactness.notes)
 
 
 def test_nothing_of_an_archive_reaches_the_disk(tmp_path: Path, training: Recording) -> None:

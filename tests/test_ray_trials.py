@@ -1,0 +1,108 @@
+"""Trials on a Ray cluster of several nodes, one of which is killed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training import TINY, wait_until
+
+from local_trainer.config import resolve_config
+from local_trainer.errors import ConfigError
+from local_trainer.launch.trials import FinalLaps, Resources, start_trials
+from local_trainer.run_files import create_run
+from local_trainer.runs import Run
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+
+def add_node(cluster: Any) -> Any:
+    """Add a node with one CPU; with ports named it does not wait for its agents."""
+    names = ("metrics_export_port", "metrics_agent_port", "dashboard_agent_listen_port")
+    sockets = [socket.socket() for _ in range(4)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    named = dict(zip((*names, "runtime_env_agent_port"), ports, strict=True))
+    return cluster.add_node(num_cpus=1, object_store_memory=10**8, **named)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A cluster whose first node, the one that asks, has no CPU for trials."""
+    from ray.cluster_utils import Cluster
+
+    settings = {"num_cpus": 0, "object_store_memory": 10**8, "no_monitor": True}
+    made = Cluster(initialize_head=True, head_node_args=settings)
+    yield made
+    made.shutdown()
+
+
+def make_run(runs_dir: Path, number: int, episodes: int) -> Run:
+    sets = [f"{key}={value}" for key, value in TINY.items()]
+    sets += ["stop.until=never", f"stop.episodes={episodes}", f"seed={number}", f"run=n{number}"]
+    return create_run(resolve_config(sets=sets), runs_dir)
+
+
+def node_that_trains(run: Run, nodes: list[Any]) -> Any | None:
+    """Return the node whose raylet is an ancestor of a run's trainer."""
+    raylets = {node.all_processes["raylet"][0].process.pid: node for node in nodes}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"local_trainer.workers.trainer" not in arguments:
+                continue
+            if not any(part.endswith(os.fsencode(f"/{run.name}")) for part in arguments):
+                continue
+            pid = int(entry.name)
+            while pid > 1 and pid not in raylets:
+                pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # it ended meanwhile
+        if pid in raylets:
+            return raylets[pid]
+    return None
+
+
+def test_a_killed_node_loses_no_trial_and_every_run_comes_back(
+    tmp_path: Path, cluster: Any
+) -> None:
+    nodes = [add_node(cluster) for _ in range(2)]
+    runs = [make_run(tmp_path, number, 60) for number in range(2)]
+    final_laps = FinalLaps(runs[0], 4)
+    resources = Resources(cpus=1, memory_gb=1)
+    with start_trials(runs, resources, cluster.address, final_laps=final_laps) as trials:
+        # Their folders are elsewhere: what is seen here has come back.
+        wait_until(lambda: any(run.read_status().iteration >= 1 for run in runs), 240.0)
+        half_way = next(run for run in runs if run.read_status().iteration >= 1)
+        assert half_way.is_locked()
+        lost = node_that_trains(half_way, nodes)
+        assert lost is not None
+        cluster.remove_node(lost, allow_graceful=False)
+        add_node(cluster)
+        wait_until(lambda: trials.wait(0.5), 240.0)
+        states = {state.run: state for state in trials.states()}
+    for run in runs:
+        assert states[run.name].state == "finished", states[run.name].reason
+        status = run.read_status()
+        assert (status.status, status.iteration, status.episodes) == ("finished", 6, 60)
+        assert len(list(run.path.glob("evaluation-*/conditions.json"))) == 1
+        assert run.report_file.exists() and list(run.model_dir.glob("*.pb"))
+        assert not run.is_locked()
+    assert states[half_way.name].num_restarts >= 1
+
+
+def test_what_no_machine_of_the_cluster_has_is_refused_at_once(
+    tmp_path: Path, cluster: Any
+) -> None:
+    run = make_run(tmp_path, 0, 10)
+    with pytest.raises(ConfigError, match=r"cpus on any of its machines.*got 1"):
+        start_trials([run], Resources(cpus=1, memory_gb=1), cluster.address)
+    assert run.read_status().status == "created"
