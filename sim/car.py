@@ -90,8 +90,8 @@ class CarConfig:
     center_x_m: float = 0.002463
     """Centre of mass seen from the car's origin, forward positive. Vehicle description."""
 
-    center_height_m: float = 0.02
-    """Height of the centre of mass, which shifts load between wheels. Fitted."""
+    center_height_m: float = 0.0238
+    """Height of the centre of mass, which shifts load between wheels. Vehicle description."""
 
     gyration_radius_m: float = 0.11
     """Root of yaw inertia over mass: 0.0832 kg m2 and 6.86 kg. Vehicle description."""
@@ -99,7 +99,7 @@ class CarConfig:
     top_speed_mps: float = 3.6
     """Fastest rim speed, whatever is commanded. Reference simulator: 100 rad/s."""
 
-    substeps: int = 8
+    substeps: int = 6
     """Physics steps in one camera frame. More moves turning radii by less than 2 %."""
 
     def __post_init__(self) -> None:

@@ -29,8 +29,8 @@ from sim.ground import Ground, draw_ground
 from sim.simulator import CAMERA_HEIGHT_PX, CAMERA_WIDTH_PX
 from sim.track import Track
 
-ITERATIONS_PER_STEP = 66
-"""Physics iterations in one camera frame, 1.01 ms each; the service's are 1 ms."""
+ITERATIONS_PER_STEP = 33
+"""Physics iterations in one camera frame, 2.02 ms each."""
 
 WORLD_NAME = "track"
 CAR_NAME = "racecar"
@@ -38,18 +38,29 @@ FOLDER = "{folder}"
 """Stands in the SDF for the folder that the server puts the files into."""
 
 WHEEL_RADIUS_M = 0.036
-WHEEL_MASS_KG = 0.34055
 WHEEL_SPIN_INERTIA_KGM2 = 0.00041226
 WHEEL_TURN_INERTIA_KGM2 = 0.00026046
-HINGE_MASS_KG = 0.1
-HINGE_INERTIA_KGM2 = 4e-5
-CHASSIS_MASS_KG = 5.3
-CHASSIS_INERTIA_KGM2 = (0.0116, 0.0534, 0.0616)
-CHASSIS_CENTER_HEIGHT_M = 0.02025
-"""Vehicle description: chassis, body and camera lumped into one."""
+CAR_MASS_KG = 6.8622
+"""Vehicle description: chassis, body and camera 5.3 kg, wheels 0.34055 kg, hinges 0.1 kg."""
 
-_SOLVER_ITERATIONS = 100
-"""With 50, Gazebo's default, left turns differ from right ones by up to 15 % in radius."""
+# How the mass is dealt out. The solver passes forces on from body to body, a little further each
+# iteration; between bodies as different as the description's (53 to 1) it stops half way, and then
+# left and right turns come out different. Only the whole decides how the car drives.
+_WHEEL_MASS_KG = 0.8
+_HINGE_MASS_KG = 0.6
+_HINGE_INERTIA_KGM2 = 1e-3
+_CHASSIS_ROLL_PITCH_INERTIA_KGM2 = (0.0116, 0.0534)
+_LEAST_YAW_INERTIA_KGM2 = 1e-3
+
+_SOLVER_ITERATIONS = 50
+_OVER_RELAXATION = 1.6
+
+# A wheel's edge stands on a damped spring: 8 N push it in by 0.03 mm. Much harder and the load is
+# shared by chance, much softer or with less damping and the car rocks on its wheels; either shows
+# in the radius of its turns (docs/parity.md).
+_CONTACT_STIFFNESS_NPM = 2.5e5
+_CONTACT_DAMPING_NSPM = 800.0
+
 _MAX_TEXTURE_PX = 8192
 """What any OpenGL driver takes; a longer ground gets a coarser picture."""
 
@@ -78,6 +89,9 @@ def write_world(track: Track, car: CarConfig | None = None) -> World:
     Args:
         track: Where to drive; the direction does not matter.
         car: How the car is built.
+
+    Raises:
+        ValueError: If the car cannot be built of parts.
     """
     car = car or CarConfig()
     ground = draw_ground(track)
@@ -166,7 +180,7 @@ def _add_physics(world: ElementTree.Element) -> None:
     solver = _add(_add(physics, "ode"), "solver")
     _add(solver, "type", "quick")
     _add(solver, "iters", _SOLVER_ITERATIONS)
-    _add(solver, "sor", 1.3)
+    _add(solver, "sor", _OVER_RELAXATION)
 
 
 def _add_ground(world: ElementTree.Element, ground: Ground) -> None:
@@ -230,7 +244,7 @@ def _add_car(world: ElementTree.Element, car: CarConfig) -> None:
     model = _add(world, "model", name=CAR_NAME)
     # A body that ODE puts to sleep would start its next step differently.
     _add(model, "allow_auto_disable", "false")
-    _add_chassis(model)
+    _add_chassis(model, car)
     front_x_m = car.rear_axle_x_m + car.wheelbase_m
     for side, sign in (("left", 1.0), ("right", -1.0)):
         rear = (car.rear_axle_x_m, sign * car.rear_wheel_y_m, WHEEL_RADIUS_M)
@@ -238,7 +252,7 @@ def _add_car(world: ElementTree.Element, car: CarConfig) -> None:
         hinge = f"{side}_steering_hinge"
         _add_wheel(model, f"{side}_rear_wheel", rear, car)
         _add_wheel(model, f"{side}_front_wheel", front, car)
-        link = _add_link(model, hinge, front, HINGE_MASS_KG, (HINGE_INERTIA_KGM2,) * 3)
+        link = _add_link(model, hinge, front, _HINGE_MASS_KG, (_HINGE_INERTIA_KGM2,) * 3)
         _add(link, "self_collide", "false")
         _add_joint(model, f"{hinge}_joint", "chassis", hinge, (0.0, 0.0, 1.0), limit_rad=1.0)
         for end, parent in (("rear", "chassis"), ("front", hinge)):
@@ -246,16 +260,17 @@ def _add_car(world: ElementTree.Element, car: CarConfig) -> None:
             _add_joint(model, f"{wheel}_joint", parent, wheel, (0.0, 1.0, 0.0), limit_rad=1e16)
 
 
-def _add_chassis(model: ElementTree.Element) -> None:
-    at = (0.0, 0.0, CHASSIS_CENTER_HEIGHT_M)
-    link = _add_link(model, "chassis", at, CHASSIS_MASS_KG, CHASSIS_INERTIA_KGM2)
+def _add_chassis(model: ElementTree.Element, car: CarConfig) -> None:
+    mass_kg, x_m, height_m, yaw_kgm2 = _chassis(car)
+    inertia = (*_CHASSIS_ROLL_PITCH_INERTIA_KGM2, yaw_kgm2)
+    link = _add_link(model, "chassis", (x_m, 0.0, height_m), mass_kg, inertia)
     visual = _add(link, "visual", name="body")
-    _add(visual, "pose", (-0.03, 0.0, 0.06, 0.0, 0.0, 0.0))
+    _add(visual, "pose", (-0.03 - x_m, 0.0, 0.08 - height_m, 0.0, 0.0, 0.0))
     _add(_add(_add(visual, "geometry"), "box"), "size", (0.22, 0.12, 0.06))
     _add_color(visual, (25, 25, 128))
     sensor = _add(link, "sensor", name="camera", type="camera")
-    up_m = CAMERA_HEIGHT_M - CHASSIS_CENTER_HEIGHT_M
-    _add(sensor, "pose", (CAMERA_FORWARD_M, 0.0, up_m, 0.0, CAMERA_PITCH_RAD, 0.0))
+    at = (CAMERA_FORWARD_M - x_m, 0.0, CAMERA_HEIGHT_M - height_m)
+    _add(sensor, "pose", (*at, 0.0, CAMERA_PITCH_RAD, 0.0))
     _add(sensor, "always_on", 0)  # the plugin takes the pictures
     _add(sensor, "update_rate", 15)
     camera = _add(sensor, "camera")
@@ -269,11 +284,42 @@ def _add_chassis(model: ElementTree.Element) -> None:
     _add(clip, "far", 300)
 
 
+def _chassis(car: CarConfig) -> tuple[float, float, float, float]:
+    """Return what is left of the car for the chassis, in kg, m, m and kg m2.
+
+    Mass, place of its centre (forward of the origin, above ground) and yaw inertia, so that all
+    parts together have the car's.
+    """
+    front_x_m = car.rear_axle_x_m + car.wheelbase_m
+    # Left and right alike: mass, forward, sideways, yaw inertia of each pair's parts.
+    pairs = (
+        (_WHEEL_MASS_KG, car.rear_axle_x_m, car.rear_wheel_y_m, WHEEL_TURN_INERTIA_KGM2),
+        (_WHEEL_MASS_KG, front_x_m, car.front_wheel_y_m, WHEEL_TURN_INERTIA_KGM2),
+        (_HINGE_MASS_KG, front_x_m, car.front_wheel_y_m, _HINGE_INERTIA_KGM2),
+    )
+    others_kg = 2.0 * sum(mass for mass, *_ in pairs)
+    mass_kg = CAR_MASS_KG - others_kg
+    forward = CAR_MASS_KG * car.center_x_m - 2.0 * sum(mass * x for mass, x, *_ in pairs)
+    x_m = forward / mass_kg
+    height_m = (CAR_MASS_KG * car.center_height_m - others_kg * WHEEL_RADIUS_M) / mass_kg
+    yaw_kgm2 = CAR_MASS_KG * car.gyration_radius_m**2 - mass_kg * (x_m - car.center_x_m) ** 2
+    for part_kg, x, y, own_kgm2 in pairs:
+        yaw_kgm2 -= 2.0 * (own_kgm2 + part_kg * ((x - car.center_x_m) ** 2 + y**2))
+    if yaw_kgm2 < _LEAST_YAW_INERTIA_KGM2:
+        missing_kgm2 = _LEAST_YAW_INERTIA_KGM2 - yaw_kgm2
+        least_m = math.sqrt(car.gyration_radius_m**2 + missing_kgm2 / CAR_MASS_KG)
+        raise ValueError(
+            f"car.gyration_radius_m must be at least {least_m:.3f} with Gazebo, where wheels have "
+            f"mass, got {car.gyration_radius_m}"
+        )
+    return mass_kg, x_m, height_m, yaw_kgm2
+
+
 def _add_wheel(
     model: ElementTree.Element, name: str, at: tuple[float, float, float], car: CarConfig
 ) -> None:
     inertia = (WHEEL_TURN_INERTIA_KGM2, WHEEL_SPIN_INERTIA_KGM2, WHEEL_TURN_INERTIA_KGM2)
-    link = _add_link(model, name, at, WHEEL_MASS_KG, inertia)
+    link = _add_link(model, name, at, _WHEEL_MASS_KG, inertia)
     collision = _add(link, "collision", name="collision")
     surface = _add(collision, "surface")
     friction = _add(_add(surface, "friction"), "ode")
@@ -281,8 +327,8 @@ def _add_wheel(
     _add(friction, "mu2", car.drive_friction)
     _add(friction, "fdir1", (0.0, 0.0, 1.0))  # mu acts along the axle
     contact = _add(_add(surface, "contact"), "ode")
-    _add(contact, "kp", 1e6)
-    _add(contact, "kd", 1.0)
+    _add(contact, "kp", _CONTACT_STIFFNESS_NPM)
+    _add(contact, "kd", _CONTACT_DAMPING_NSPM)
     _add(contact, "min_depth", 0.0005)
     for part in (collision, _add(link, "visual", name="tyre")):
         # A cylinder stands on its end: lay it on its side.
@@ -340,6 +386,5 @@ def _add_plugin(world: ElementTree.Element, car: CarConfig) -> None:
 
 def wheel_torque_nm(car: CarConfig) -> float:
     """Return the motor torque that changes a slipping wheel's rim speed as fast as the car says."""
-    mass_kg = CHASSIS_MASS_KG + 4 * WHEEL_MASS_KG + 2 * HINGE_MASS_KG
-    friction_nm = car.drive_friction * mass_kg * GRAVITY_MPS2 / 4 * WHEEL_RADIUS_M
+    friction_nm = car.drive_friction * CAR_MASS_KG * GRAVITY_MPS2 / 4 * WHEEL_RADIUS_M
     return friction_nm + car.rim_acceleration_mps2 / WHEEL_RADIUS_M * WHEEL_SPIN_INERTIA_KGM2
