@@ -321,12 +321,14 @@ class RedisTransport:
     def _add(self, taken: TakenOrder, fields: Any, should_stop: Callable[[], bool]) -> None:
         import redis.exceptions
 
-        places = (self._episodes, self._orders, _GROUP, taken.entry)
-        pairs = [part for pair in fields.items() for part in pair]
-
         def send() -> bool:
+            # One transaction: all of it or nothing. A script would copy the episode once more.
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.xadd(self._episodes, fields)
+            pipe.xack(self._orders, _GROUP, taken.entry)
+            pipe.xdel(self._orders, taken.entry)
             try:
-                self._redis.eval(_DELIVER, 2, *places, *pairs)
+                pipe.execute()
             except redis.exceptions.OutOfMemoryError:
                 return False
             return True
@@ -431,11 +433,6 @@ if is_ours or redis.call('pttl', KEYS[1]) > tonumber(ARGV[2]) then
   redis.call('pexpire', KEYS[1], ARGV[2])
 end
 return is_ours and 1 or 0
-"""
-_DELIVER = """
-redis.call('xadd', KEYS[1], '*', unpack(ARGV, 3))
-redis.call('xack', KEYS[2], ARGV[1], ARGV[2])
-redis.call('xdel', KEYS[2], ARGV[2])
 """
 _RELEASE = """
 if redis.call('get', KEYS[1]) == ARGV[1] then
