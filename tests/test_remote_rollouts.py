@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -80,6 +81,8 @@ class Stack:
 
     def start(self, name: str, *more: str) -> subprocess.Popen[bytes]:
         place = {"REDIS_URL": self.server.url, "REDIS_PASSWORD": PASSWORD}
+        # All of a machine's processes have its clock, a wrong one too.
+        place |= self.server.environment
         self.processes.append(start_worker(name, self.run, place, *more))
         return self.processes[-1]
 
@@ -183,6 +186,36 @@ def test_a_killed_trainer_goes_on_with_what_was_played(
         killed.wait()
         assert stack.run.read_status().status == "interrupted"
         assert stack.start_trainer().wait(timeout=300) == 0, log_of(stack.run, "trainer")
+    assert_same_training(stack.run, here)
+
+
+@pytest.mark.parametrize("jump", ["+3h", "-3h"])
+def test_a_clock_that_jumps_by_hours_changes_nothing(tmp_path: Path, here: Run, jump: str) -> None:
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.skip("no libfaketime on this machine (Debian: apt-get install libfaketime)")
+    offset = tmp_path / "offset"
+    offset.write_text("+0")
+    clock = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(offset),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # a real one does not jump either
+    }
+    server = start_redis(tmp_path, environment=clock)
+    with stack_of(tmp_path, server) as stack:
+        trainer = stack.start_trainer()
+        for index in range(2):
+            stack.start("rollout", "--index", str(index))
+        wait_until(lambda: num_played(stack.run) >= 3)
+        before = time.time()
+        offset.write_text(jump)
+        assert trainer.wait(timeout=300) == 0, log_of(stack.run, "trainer")
+    server.kill()
+    events = read_events(stack.run.progress_file)
+    *_, last = (event.time for event in events if isinstance(event, EpisodeEvent))
+    hours = (last - before) / 3600.0
+    assert hours > 2.9 if jump == "+3h" else hours < -2.9  # they did see it
     assert_same_training(stack.run, here)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ class RedisServer:
     folder: Path
     port: int
     settings: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -38,7 +40,12 @@ class RedisServer:
         command += ["--requirepass", PASSWORD, "--dir", str(self.folder)]
         command += ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([*command, *self.settings], stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                [*command, *self.settings],
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
+            )
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             with socket.socket() as probe:
@@ -52,7 +59,9 @@ class RedisServer:
         self.process.wait()
 
 
-def start_redis(folder: Path, *settings: str) -> RedisServer:
+def start_redis(
+    folder: Path, *settings: str, environment: dict[str, str] | None = None
+) -> RedisServer:
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server on this machine (Debian: apt-get install redis-server)")
-    return RedisServer(folder, free_port(), settings)
+    return RedisServer(folder, free_port(), settings, environment or {})
