@@ -607,7 +607,23 @@ def _episode_dots(axes: Axes, history: History, value: Callable[[Any], float]) -
             np.array([value(event) for event in history.trials]),
         )
         axes.plot(x, mean, color=EVALUATION_COLOR, linewidth=2, label="mean of an evaluation")
-    axes.legend(frameon=False, fontsize=8, labelcolor=TEXT_COLOR)
+    _legend_beside_title(axes)
+
+
+def _legend_beside_title(axes: Axes) -> None:
+    """Explain what is drawn in a panel that may have no empty corner to do so."""
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        borderaxespad=0.2,
+        ncols=3,
+        columnspacing=0.9,
+        handlelength=1.3,
+        handletextpad=0.4,
+        frameon=False,
+        fontsize=8,
+        labelcolor=TEXT_COLOR,
+    )
 
 
 def _lap_time_panel(axes: Axes, history: History) -> None:
@@ -638,7 +654,7 @@ def _lap_time_panel(axes: Axes, history: History) -> None:
             label="best lap of an evaluation",
         )
     if laps or greedy:
-        axes.legend(frameon=False, fontsize=8, labelcolor=TEXT_COLOR)
+        _legend_beside_title(axes)
     else:
         _say_empty(axes, "no whole lap yet")
     _style(axes, "Lap time", "Training episode", "Whole laps (s)")
