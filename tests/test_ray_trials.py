@@ -13,7 +13,7 @@ from training import TINY, wait_until
 
 from local_trainer.config import resolve_config
 from local_trainer.errors import ConfigError
-from local_trainer.launch.trials import FinalLaps, Resources, start_trials
+from local_trainer.launch.trials import ENDED, STOPPED, FinalLaps, Resources, start_trials
 from local_trainer.run_files import create_run
 from local_trainer.runs import Run
 
@@ -35,11 +35,12 @@ def add_node(cluster: Any) -> Any:
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A cluster whose first node, the one that asks, has no CPU for trials."""
+def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A cluster of one node, the one that asks; it has no CPU for trials if none is given."""
     from ray.cluster_utils import Cluster
 
-    settings = {"num_cpus": 0, "object_store_memory": 10**8, "no_monitor": True}
+    num_cpus = getattr(request, "param", 0)
+    settings = {"num_cpus": num_cpus, "object_store_memory": 10**8, "no_monitor": True}
     made = Cluster(initialize_head=True, head_node_args=settings)
     yield made
     made.shutdown()
@@ -97,6 +98,60 @@ def test_a_killed_node_loses_no_trial_and_every_run_comes_back(
         assert run.report_file.exists() and list(run.model_dir.glob("*.pb"))
         assert not run.is_locked()
     assert states[half_way.name].num_restarts >= 1
+
+
+@pytest.mark.parametrize("cluster", [1], indirect=True)
+def test_a_trial_comes_back_from_a_killed_node_to_the_machine_that_asked(
+    tmp_path: Path, cluster: Any
+) -> None:
+    node = add_node(cluster)
+    runs = [make_run(tmp_path, number, 60) for number in range(2)]
+    with start_trials(runs, Resources(cpus=1, memory_gb=1), cluster.address) as trials:
+        found: list[Run] = []
+
+        def is_half_way() -> bool:
+            found[:] = [run for run in runs if node_that_trains(run, [node]) is not None]
+            return bool(found) and found[0].read_status().iteration >= 1
+
+        wait_until(is_half_way, 240.0)
+        cluster.remove_node(node, allow_graceful=False)
+        wait_until(lambda: trials.wait(0.5), 240.0)
+        states = {state.run: state for state in trials.states()}
+    for run in runs:
+        assert states[run.name].state == "finished", states[run.name].reason
+        assert run.read_status().episodes == 60
+        assert not run.is_locked()
+    assert states[found[0].name].num_restarts >= 1
+
+
+@pytest.mark.parametrize("cluster", [1], indirect=True)
+def test_a_trial_that_waits_is_ended_and_final_laps_that_were_stopped_are_driven_later(
+    tmp_path: Path, cluster: Any
+) -> None:
+    runs = [make_run(tmp_path, number, 10) for number in range(2)]
+    first, second = runs
+    laps = FinalLaps(first, 1000)
+    resources = Resources(cpus=1, memory_gb=1)
+    log = first.path / "logs" / "comparison.log"
+    with start_trials(runs, resources, cluster.address, final_laps=laps) as trials:
+        wait_until(log.exists, 240.0)
+        trials.stop_all()
+        wait_until(lambda: trials.wait(0.5), 60.0)
+        states = {state.run: state for state in trials.states()}
+    assert (states[first.name].state, states[first.name].reason) == ("stopped", STOPPED)
+    assert first.read_status().status == "finished"
+    assert not list(first.path.glob("evaluation-*/conditions.json"))
+
+    laps = FinalLaps(first, 4)
+    with start_trials(runs, resources, cluster.address, final_laps=laps) as trials:
+        wait_until(lambda: len(trials.states()) == 2, 60.0)
+        trials.stop(second.name)
+        wait_until(lambda: trials.wait(0.5), 240.0)
+        states = {state.run: state for state in trials.states()}
+    assert states[first.name].state == "finished"
+    assert len(list(first.path.glob("evaluation-*/conditions.json"))) == 1
+    assert (states[second.name].state, states[second.name].reason) == ("stopped", ENDED)
+    assert (second.read_status().status, second.read_status().iteration) == ("stopped", 0)
 
 
 def test_what_no_machine_of_the_cluster_has_is_refused_at_once(

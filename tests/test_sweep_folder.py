@@ -189,7 +189,9 @@ def test_optuna_learns_from_scores_and_goes_on_from_what_was_kept() -> None:
             assert point is not None and point.seed == (4 if number % 2 else 5)
             is_right = point.values["ppo.loss_type"] == "huber"
             score = is_right - abs(point.values["ppo.discount_factor"] - 0.8)
-            trial = Trial(number, f"s-{number:03}", point.values, point.seed, score=score)
+            trial = Trial(
+                number, f"s-{number:03}", point.values, point.seed, "finished", score=score
+            )
             sampler.told(trial)
             before.append(trial)
     assert sampler.next_point(41) is None
@@ -198,6 +200,17 @@ def test_optuna_learns_from_scores_and_goes_on_from_what_was_kept() -> None:
     assert sum(trial.values["ppo.loss_type"] == "huber" for trial in last) >= 8
     missed = [abs(trial.values["ppo.discount_factor"] - 0.8) for trial in last]
     assert sum(missed) / len(missed) < 0.2
+
+
+def test_optuna_learns_only_from_trials_that_have_ended() -> None:
+    pytest.importorskip("optuna")
+    space = {"ppo.clip": {"uniform": [0.1, 0.2]}}
+    data = {"name": "s", "base": {"stop": {"episodes": 10}}, "space": space, "samples": 4}
+    config = check_sweep({**data, "search": "optuna"})
+    half_way = Trial(1, "s-001", {"ppo.clip": 0.15}, 0, state="waiting", score=3.0)
+    ended = replace(half_way, number=2, state="finished", score=5.0)
+    sampler = OptunaSampler(config, (half_way, ended))
+    assert [trial.value for trial in sampler._study.trials] == [5.0]
 
 
 def test_a_status_that_says_running_counts_as_interrupted_when_nobody_works(

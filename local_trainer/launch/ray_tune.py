@@ -30,6 +30,7 @@ from local_trainer.launch.ray_cluster import what_it_says
 from local_trainer.launch.ray_desk import ANSWER_S, NAMESPACE
 from local_trainer.launch.ray_work import Work
 from local_trainer.launch.trials import (
+    STOPPED,
     STOPPED_EARLY,
     EarlyStopping,
     Resources,
@@ -256,11 +257,12 @@ class Feed(_OfThisProcess, Searcher):  # type: ignore[misc,unused-ignore]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the source a trial's score."""
-        score = None
-        if not error and result is not None and result["state"] != "failed":
-            score = result["score"]
-        self._source.told(self._names[trial_id], score)
+        """Tell the source the score of a trial that has ended; one that goes on later has none."""
+        name = self._names[trial_id]
+        if error:
+            self._source.told(name, None)
+        elif result is not None and result["state"] != "waiting" and result["reason"] != STOPPED:
+            self._source.told(name, None if result["state"] == "failed" else result["score"])
 
     def save(self, checkpoint_path: str) -> None:
         """Write the empty file that Tune expects: a sweep goes on from its runs."""

@@ -67,10 +67,12 @@ class Work:
     def next_result(self) -> dict[str, Any]:
         """Return what the next evaluation found, or how the trial ended."""
         if self._process is None and self._run is None:
-            if reason := self._reason_to_stop():  # it never began: that costs nothing later
+            reason = self._reason_to_stop()
+            if reason == STOPPED:  # it never began: that costs nothing later
                 return {**self.standing(), "done": True, "state": "waiting", "reason": reason}
+            self._reason = reason
             self._begin()
-            return self.standing()
+            return self.standing() if reason is None else self._end(0)
         if self._process is None:  # trained before; only the final laps were missing
             return self._end(0)
         while True:
@@ -114,16 +116,18 @@ class Work:
         self._config = load_config(self._run.config_file)
         self._evaluations = list(read_history(self._run).evaluations)
         _, self._offset = follow_events(self._run.progress_file)
-        if not _is_trained(self._run):
+        if self._reason is None and not _is_trained(self._run):
             self._process = start_worker(self._run, "trainer", [], self._config)
 
     @contextmanager
     def _folder(self) -> Iterator[Run]:
         """Yield the run's folder: itself on the machine that asked, a mirrored copy elsewhere."""
+        name = self._order["run"]
         if ray.get_runtime_context().get_node_id() == self._order["home"]:
+            # It may come back from a machine that was lost while the desk held the run for it.
+            _ray.get(self._desk.release.remote(name), timeout=ANSWER_S)
             yield Run(Path(self._order["folder"]))
             return
-        name = self._order["run"]
         folder, ticket = Path(tempfile.mkdtemp(prefix="local-trainer-")), 0
         try:
             ticket = int(_ray.get(self._desk.hold.remote(name), timeout=ANSWER_S))
@@ -161,16 +165,19 @@ class Work:
         if self._reason is not None and state != "finished":
             state, reason = "stopped", self._reason
             run.write_status(replace(reached, status=state, reason=reason))
-        if reason != STOPPED and reached.iteration > 0:
-            self._drive_final_laps(run)
+        is_whole = reason == STOPPED or reached.iteration == 0 or self._drive_final_laps(run)
+        if not is_whole:  # what is missing is driven when the sweep goes on
+            state, reason = "stopped", STOPPED
         result = {**self.standing(), "done": True, "state": state, "reason": reason}
         self._stack.close()  # elsewhere, the last files go back, and the folder is gone
         return result
 
-    def _drive_final_laps(self, run: Run) -> None:
+    def _drive_final_laps(self, run: Run) -> bool:
+        """Drive them; return whether they are there, False if everybody was to stop before."""
         trials = self._order["final_trials"]
         if not trials:
-            return
+            return True
+        is_stopping = False
         with tempfile.TemporaryDirectory() as folder:
             like = Path(folder)
             (like / "config.yaml").write_text(self._order["like"], encoding="utf-8")
@@ -179,9 +186,11 @@ class Work:
             self._process = start_worker(run, "comparison", arguments, self._config)
             while still_runs(self._process, _LOOK_S):
                 if self._reason_to_stop() == STOPPED:
+                    is_stopping = True
                     self._process.kill()
-        if self._process.returncode > 0:
+        if self._process.returncode and not is_stopping:
             raise RunFailed(why_it_failed(run, self._process.returncode))
+        return self._process.returncode == 0
 
 
 def start_worker(

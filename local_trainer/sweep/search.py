@@ -51,7 +51,7 @@ class OptunaSampler:
 
         Args:
             config: The sweep.
-            before: Its trials so far; those with a score are learnt from.
+            before: Its trials so far; those that have ended with a score are learnt from.
         """
         import optuna
 
@@ -69,7 +69,7 @@ class OptunaSampler:
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._asked: dict[int, Any] = {}
         for trial in before:
-            if trial.score is not None:
+            if trial.has_ended and trial.score is not None:
                 self._learn(trial)
 
     def next_point(self, number: int) -> Point | None:
