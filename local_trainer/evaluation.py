@@ -15,6 +15,9 @@ from local_trainer.errors import RunFailed
 from local_trainer.runs import write_atomically
 from sim.steps import EpisodeStatus
 
+ROBUST_NOISE = 0.1
+"""Of the actions in robust laps, a fraction of each."""
+
 
 @dataclass(frozen=True)
 class Trial:

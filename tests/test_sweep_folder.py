@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from local_trainer.compare.laps import conditions_of, keep
+from local_trainer.checkpoints import BestAndLast, Checkpoint, write_pointers
+from local_trainer.compare.laps import common_config, conditions_of, keep
 from local_trainer.config import load_config
 from local_trainer.errors import ConfigError, NotFound
 from local_trainer.evaluation import EvaluationReport
@@ -122,8 +123,22 @@ def test_requests_to_end_a_trial_are_taken_once(tmp_path: Path) -> None:
     assert sweep.take_requests() == []
 
 
-def drive(run: Run, times_s: list[float], num_failed: int = 0) -> None:
+BEST = Checkpoint(1, 10)
+
+
+def drive(
+    run: Run,
+    sweep: Sweep,
+    times_s: list[float],
+    num_failed: int = 0,
+    checkpoint: Checkpoint = BEST,
+    seed: int | None = None,
+) -> None:
     """Keep robust laps in a run: so many complete ones, then failed ones that got half way."""
+    run.model_dir.mkdir(exist_ok=True)
+    for path in checkpoint.files(run.model_dir):
+        path.touch()
+    write_pointers(run.model_dir, BestAndLast(BEST, 1.0, checkpoint, 0.0))
     laps = [
         Lap(number, "lap_complete", 100.0, time_s, 0, 0, 1.0, 0.0, False)
         for number, time_s in enumerate(times_s, start=1)
@@ -132,17 +147,20 @@ def drive(run: Run, times_s: list[float], num_failed: int = 0) -> None:
         Lap(len(laps) + number, "off_track", 50.0, 3.0, 1, 0, 1.0, 0.0, False)
         for number in range(1, num_failed + 1)
     ]
-    report = EvaluationReport(run.name, "1_Step-10.ckpt", True, 0.1, tuple(laps))
-    keep(run, report, conditions_of(run, load_config(run.config_file), len(laps), 0.1))
+    report = EvaluationReport(run.name, checkpoint.name, True, 0.1, tuple(laps))
+    config = common_config(load_config(run.config_file), sweep.common)
+    if seed is not None:
+        config = config.model_copy(update={"seed": seed})
+    keep(run, report, conditions_of(run, config, len(laps), 0.1))
 
 
 def test_completed_laps_count_before_lap_time_and_a_failed_trial_is_last(tmp_path: Path) -> None:
-    sweep = make_sweep(tmp_path, space={"ppo.clip": [0.1, 0.2, 0.3, 0.4]})
+    sweep = make_sweep(tmp_path, space={"ppo.clip": [0.1, 0.2, 0.3, 0.4]}, final_laps=8)
     source = SweepSource(sweep, Resources())
     runs = [run for _ in range(4) if (run := source.next_run())]
-    drive(runs[0], [10.0] * 5, num_failed=3)
-    drive(runs[1], [20.0] * 4 + [21.0] * 4)
-    drive(runs[2], [15.0] * 8)
+    drive(runs[0], sweep, [10.0] * 5, num_failed=3)
+    drive(runs[1], sweep, [20.0] * 4 + [21.0] * 4)
+    drive(runs[2], sweep, [15.0] * 8)
     states = [TrialState(run.name, "finished") for run in runs[:3]]
     state = source.take([*states, TrialState(runs[3].name, "failed", "it raised")], 2.0)
     board = make_leaderboard(sweep)
@@ -165,6 +183,23 @@ def test_completed_laps_count_before_lap_time_and_a_failed_trial_is_last(tmp_pat
     write_page(sweep, state, board)
     page = sweep.report_file.read_text()
     assert "it raised" in page and "data:image/png" in page and "s-003" in page
+
+
+def test_only_laps_of_the_best_checkpoint_under_the_sweeps_own_conditions_count(
+    tmp_path: Path,
+) -> None:
+    sweep = make_sweep(tmp_path, final_laps=8)
+    source = SweepSource(sweep, Resources())
+    runs = [run for _ in range(2) if (run := source.next_run())]
+    drive(runs[0], sweep, [15.0] * 8)
+    # Driven later, for comparisons with other runs.
+    drive(runs[0], sweep, [9.0] * 8, checkpoint=Checkpoint(2, 20))
+    drive(runs[0], sweep, [8.0] * 8, seed=77)
+    drive(runs[0], sweep, [7.0] * 4)
+    drive(runs[1], sweep, [6.0] * 4)
+    best, other = make_leaderboard(sweep).entries
+    assert (best.run, best.checkpoint, best.laps, best.lap_s) == ("s-001", BEST.name, 8, 15.0)
+    assert (other.place, other.laps) == (None, 0)
 
 
 def test_optuna_learns_from_scores_and_goes_on_from_what_was_kept() -> None:

@@ -6,9 +6,12 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from local_trainer.compare.laps import robust_laps
+from local_trainer.checkpoints import choose_checkpoint
+from local_trainer.compare.laps import common_config, conditions_of, robust_laps
 from local_trainer.confidence import Interval, mean_interval, share_interval
-from local_trainer.evaluation import EvaluationReport
+from local_trainer.config import load_config
+from local_trainer.errors import NotFound
+from local_trainer.evaluation import ROBUST_NOISE, EvaluationReport
 from local_trainer.runs import Run, write_atomically
 from local_trainer.sweep.folder import Sweep, SweepState, Trial
 
@@ -74,7 +77,8 @@ def make_leaderboard(sweep: Sweep, state: SweepState | None = None) -> Leaderboa
     keys = [key for key in _differing(state) if key != SEED]
     has_seeds = len({trial.seed for trial in state.trials}) > 1
     differing = (*keys, SEED) if has_seeds else tuple(keys)
-    entries = [_entry(sweep, trial, differing) for trial in state.trials]
+    num_laps = sweep.read_config().final_laps
+    entries = [_entry(sweep, trial, differing, num_laps) for trial in state.trials]
     ranked = sorted(entries, key=_order)
     placed: list[Entry] = []
     for index, entry in enumerate(ranked, start=1):
@@ -102,9 +106,9 @@ def _differing(state: SweepState) -> list[str]:
     return found
 
 
-def _entry(sweep: Sweep, trial: Trial, differing: tuple[str, ...]) -> Entry:
+def _entry(sweep: Sweep, trial: Trial, differing: tuple[str, ...], num_laps: int) -> Entry:
     run = sweep.run_of(trial)
-    report = _final_laps(run) if run is not None else None
+    report = _final_laps(run, sweep, num_laps) if run is not None else None
     status = run.read_status() if run is not None else None
     laps = [lap.elapsed_time_s for lap in report.trials if lap.is_complete] if report else []
     values = {**trial.values, SEED: trial.seed}
@@ -128,9 +132,24 @@ def _entry(sweep: Sweep, trial: Trial, differing: tuple[str, ...]) -> Entry:
     )
 
 
-def _final_laps(run: Run) -> EvaluationReport | None:
-    """Return the newest laps that were driven for a comparison, None without."""
-    reports = [found.report for found in robust_laps(run) if found.conditions is not None]
+def _final_laps(run: Run, sweep: Sweep, trials: int) -> EvaluationReport | None:
+    """Return the laps that a run's best checkpoint drove as the sweep's others did, None without.
+
+    The program's version may be another by now: that alone does not empty a leaderboard.
+    """
+    try:
+        best = choose_checkpoint(run.model_dir).name
+    except NotFound:
+        return None
+    config = common_config(load_config(run.config_file), sweep.common)
+    wanted = conditions_of(run, config, trials, ROBUST_NOISE)
+    reports = [
+        laps.report
+        for laps in robust_laps(run)
+        if laps.conditions is not None
+        and replace(laps.conditions, code_sha256=wanted.code_sha256) == wanted
+        and laps.report.checkpoint == best
+    ]
     return reports[-1] if reports else None
 
 

@@ -15,10 +15,9 @@ from functools import partial
 from local_trainer.checkpoints import Checkpoint, choose_checkpoint
 from local_trainer.compare.laps import common_config, conditions_of, has_driven, keep
 from local_trainer.errors import ConfigError
-from local_trainer.evaluation import EvaluationReport, report_of
+from local_trainer.evaluation import ROBUST_NOISE, EvaluationReport, report_of
 from local_trainer.players import LocalPlayers, Players
 from local_trainer.rollout import Exploration, Rollout, robust_starts
-from local_trainer.workers.evaluation import ROBUST_NOISE
 from local_trainer.workers.setup import (
     RunParts,
     load_run_parts,

@@ -19,7 +19,7 @@ from pathlib import Path
 from local_trainer.checkpoints import Checkpoint, choose_checkpoint
 from local_trainer.episodes import Episode
 from local_trainer.errors import ConfigError
-from local_trainer.evaluation import EvaluationReport, report_of, write_report
+from local_trainer.evaluation import ROBUST_NOISE, EvaluationReport, report_of, write_report
 from local_trainer.metrics import evaluation_stamp, write_evaluation_metrics
 from local_trainer.players import LocalPlayers, Players
 from local_trainer.rollout import (
@@ -41,7 +41,6 @@ from local_trainer.workers.setup import (
     run_worker,
 )
 
-ROBUST_NOISE = 0.1
 _MOST_CARS = 32
 
 
