@@ -100,6 +100,11 @@ DRAWN = {"ppo.clip": {"uniform": [0.1, 0.2]}}
         ({"space": {"seed": [1, 2]}}, "seed cannot be set in a sweep"),
         ({"space": {"run": ["a", "b"]}}, "run cannot be set in a sweep"),
         ({"space": {"simulator.backend": ["gazebo", "embedded"]}}, "embedded simulator"),
+        (
+            {"space": CLIP, "base": {"cluster": {"ray": "auto"}}},
+            "cluster.ray cannot be set in a sweep",
+        ),
+        ({"space": {"cluster.ray": [None, "auto"]}}, "cluster.ray cannot be set in a sweep"),
         ({"space": DRAWN}, "samples must say how often"),
         ({"space": CLIP, "samples": 3}, "samples goes with values that are drawn"),
         ({"space": CLIP, "search": "optuna"}, "takes choice in place of a list"),

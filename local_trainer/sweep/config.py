@@ -209,6 +209,11 @@ def trial_config(sweep: SweepConfig, point: Point) -> RunConfig:
     given = {key: value for key, value in {**flat, **point.values}.items() if key != "profile"}
     nothing = [f"{key}=null" for key, value in given.items() if value is None]
     config = resolve_config(None, nothing, {**given, "seed": point.seed}, profile)
+    if config.cluster.ray is not None:
+        raise ConfigError(
+            "cluster.ray cannot be set in a sweep: each trial plays its own episodes, and sweep "
+            f"--ray names the cluster that trains them, got {config.cluster.ray}."
+        )
     if config.simulator.backend != "embedded":
         raise ConfigError(
             f"base: simulator.backend must be embedded in a sweep, got {config.simulator.backend}."
