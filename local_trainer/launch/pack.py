@@ -193,9 +193,16 @@ class PackedJob:
         self._pack.ask_to_stop(self._run.name)
 
     def kill(self) -> None:
-        """End its process at once if it has one; the other jobs go on."""
-        if (pid := self._run.holder()) is not None:
+        """End its process at once if that is on this machine; the other jobs go on.
+
+        Of a job on another machine it asks for the end: the run is held here by the process that
+        keeps the files of all.
+        """
+        pid = self._run.holder()
+        if pid is not None and _is_worker(pid):
             os.kill(pid, signal.SIGKILL)
+        else:
+            self.terminate()
 
 
 def start_pack(
@@ -249,6 +256,15 @@ def check_ray() -> None:
     """
     if not has_ray():
         raise ConfigError("Several models at once needs Ray: run make setup-ray.")
+
+
+def _is_worker(pid: int) -> bool:
+    """Return whether a process is one of our workers, and works on one run alone."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:  # it has ended
+        return False
+    return any(argument.startswith(b"local_trainer.workers.") for argument in arguments)
 
 
 def _at_end(standing: Standing, status: int) -> Standing:
