@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from local_trainer.engine import DeepRacerEngine
 from local_trainer.errors import ConfigError, LocalTrainerError, RunFailed
 from local_trainer.launch.pack import check_ray, start_pack
+from local_trainer.launch.ray_cluster import check_address
 from local_trainer.launch.trials import Resources, fit_to_resources
 from local_trainer.machine import gpus, num_cpus
 from local_trainer.runs import Run, write_atomically
@@ -113,7 +114,8 @@ def start_multi_model_simulations(
 
     Raises:
         ConfigError: If Ray is not installed, a parameter is not allowed, or two jobs have one
-            name; names the job. Nothing was started or written then.
+            name; names the job. If nobody answers at the address, or this machine has less than
+            a job declares. Nothing was started or written then.
         NotFound: If a job's file does not exist.
         RewardFunctionError: If a job's reward function cannot be loaded or called.
     """
@@ -122,7 +124,11 @@ def start_multi_model_simulations(
     declared = resources or _even_share(list(engines.values()))
     for name, engine in engines.items():
         with _telling(f"Job {name!r}"):
-            fit_to_resources(engine.config, declared)
+            _check_processor(engine, declared)
+    if address is None:
+        _check_machine(declared)
+    else:
+        check_address(address)
     runs = _create_runs(engines)
     jobs = start_pack("training", list(runs.values()), declared, address=address)
     for name, run in runs.items():
@@ -145,7 +151,8 @@ def start_multi_model_evaluation(
         The engines that are evaluated.
 
     Raises:
-        ConfigError: If Ray is not installed or a training was not started.
+        ConfigError: If Ray is not installed, a training was not started, or this machine has less
+            than an evaluation declares.
         RunFailed: If every training failed.
     """
     check_ray()
@@ -154,6 +161,7 @@ def start_multi_model_evaluation(
         engine._stop(engine._evaluation)
     runs = {name: engine._started_run() for name, engine in good.items()}
     declared = resources or _even_share(list(good.values()))
+    _check_machine(declared)
     for folder in dict.fromkeys(run.path.parent for run in runs.values()):
         here = [name for name, run in runs.items() if run.path.parent == folder]
         jobs = start_pack(
@@ -272,8 +280,48 @@ def _checked(params: Sequence[Mapping[str, Any]]) -> dict[str, DeepRacerEngine]:
                 raise ConfigError(
                     "simulator.backend must be embedded for several models at once, got gazebo."
                 )
+            if (ray := engine.config.cluster.ray) is not None:
+                raise ConfigError(
+                    "cluster.ray cannot be set for several models at once: each plays its own "
+                    f"episodes, and address names the cluster that trains them, got {ray}."
+                )
             engines[engine.job_name] = engine
     return engines
+
+
+def _check_processor(engine: DeepRacerEngine, declared: Resources) -> None:
+    """Refuse a job that asks for a GPU and declares none, in the words in which it asks.
+
+    Raises:
+        ConfigError: Names ``instance_type``, or the override that takes its place.
+    """
+    try:
+        fit_to_resources(engine.config, declared)
+    except ConfigError:
+        if "instance" in engine._params["overrides"]:
+            raise
+        raise ConfigError(
+            "instance_type must be a processor, such as ml.c4.2xlarge, where a job has no GPU "
+            f"(resources.gpus 0), got {engine._params['instance_type']}."
+        ) from None
+
+
+def _check_machine(declared: Resources) -> None:
+    """Refuse what this machine never has room for, before there are runs that wait for it.
+
+    Raises:
+        ConfigError: If it has less than one job declares.
+    """
+    num_gpus = len(gpus()) if declared.gpus else 0
+    for name, has, wanted in (
+        ("cpus", num_cpus(), declared.cpus),
+        ("gpus", num_gpus, declared.gpus),
+    ):
+        if wanted > has:
+            raise ConfigError(
+                f"resources.{name} must be at most the {has} of this machine for one job, "
+                f"got {wanted:g}."
+            )
 
 
 def _create_runs(engines: Engines) -> dict[str, Run]:

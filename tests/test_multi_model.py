@@ -18,8 +18,10 @@ import pytest
 import local_trainer
 from local_trainer import engine as engine_module
 from local_trainer import multi_model
+from local_trainer.config import resolve_config
 from local_trainer.engine import DeepRacerEngine
 from local_trainer.errors import ConfigError, LocalTrainerError, NotFound
+from local_trainer.launch.pack import Pack, PackedJob, PackFolder
 from local_trainer.launch.trials import Resources
 from local_trainer.machine import num_cpus
 from local_trainer.multi_model import (
@@ -31,6 +33,7 @@ from local_trainer.multi_model import (
     start_multi_model_simulations,
 )
 from local_trainer.progress import read_events
+from local_trainer.run_files import create_run
 from local_trainer.runs import list_runs
 
 ROOT = Path(__file__).parents[1]
@@ -144,6 +147,40 @@ def test_a_bad_job_is_named_in_one_line_and_nothing_starts(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("job_gives", "start_takes", "says"),
+    [
+        ({}, {"resources": Resources(cpus=10_000)}, "resources.cpus must be at most the "),
+        ({}, {"resources": Resources(gpus=99)}, "resources.gpus must be at most the "),
+        ({}, {"address": "127.0.0.1:9"}, "No Ray answers at 127.0.0.1:9: "),
+        ({}, {"address": "nowhere"}, "A Ray address is HOST:PORT or auto, got 'nowhere'."),
+        (
+            {"instance_type": "ml.p3.2xlarge"},
+            {"resources": Resources()},
+            "Job 'one': instance_type must be a processor, such as ml.c4.2xlarge, where a job has "
+            "no GPU (resources.gpus 0), got ml.p3.2xlarge.",
+        ),
+        (
+            {"overrides": {"instance": "gpu"}},
+            {"resources": Resources()},
+            "Job 'one': resources.gpus must be > 0 with instance gpu, got 0.",
+        ),
+        (
+            {"overrides": {"cluster.ray": "auto"}},
+            {},
+            "Job 'one': cluster.ray cannot be set for several models at once",
+        ),
+    ],
+)
+def test_what_there_is_no_room_for_is_told_before_there_are_runs(
+    tmp_path: Path, job_gives: dict[str, Any], start_takes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        start_multi_model_simulations([job(tmp_path, "one", **job_gives)], **start_takes)
+    assert str(error.value).startswith(says) and "\n" not in str(error.value)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_reward_function_that_cannot_be_called_leaves_no_run(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("def reward_function(params):\n    return 'much'\n")
     params = [job(tmp_path, "good"), job(tmp_path, "bad", reward_policy=str(tmp_path / "bad.py"))]
@@ -185,6 +222,36 @@ def test_plots_need_trainings_that_were_started(tmp_path: Path) -> None:
             call(engines)
     with pytest.raises(ConfigError, match="one engine at least"):
         plot_multi_model_runs_output({})
+
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from local_trainer.runs import Run\n"
+    "with Run(Path(sys.argv[1])).lock(): print(flush=True); time.sleep(60)\n"
+)
+
+
+@pytest.mark.parametrize("is_worker", [True, False])
+def test_kill_ends_a_worker_and_asks_anybody_else_who_holds_the_run(
+    tmp_path: Path, is_worker: bool
+) -> None:
+    run = create_run(resolve_config(sets=["run=one"]), tmp_path / "runs")
+    folder = PackFolder(tmp_path / "pack")
+    # A worker is known by its command line; the desk of a pack on a cluster is none.
+    name = "local_trainer.workers.trainer" if is_worker else "ray::Desk"
+    command = [sys.executable, "-c", HOLD, str(run.path), name]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
+    packing = subprocess.Popen(["sleep", "60"])
+    try:
+        assert holder.stdout is not None and holder.stdout.readline()
+        PackedJob(Pack(folder, packing), run).kill()
+        if is_worker:
+            assert holder.wait(10.0) == -signal.SIGKILL
+        assert folder.asked_to_stop() == (set() if is_worker else {"one"})
+        assert run.is_locked() is not is_worker
+    finally:
+        for process in (holder, packing):
+            process.kill()
+            process.wait()
 
 
 # For real.

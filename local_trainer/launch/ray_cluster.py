@@ -21,6 +21,8 @@ from types import TracebackType
 from typing import Any
 
 from local_trainer.errors import ConfigError, RunFailed, last_line, one_line
+from local_trainer.launch.trials import Resources as Declared
+from local_trainer.machine import num_cpus as num_usable_cpus
 from local_trainer.net import free_port
 
 _ANSWER_S = 5.0
@@ -76,6 +78,28 @@ class RayCluster:
             nodes=sum(bool(node["Alive"]) for node in ray.nodes()),
         )
 
+    def check_room(self, declared: Declared) -> None:
+        """Refuse what no machine can ever give: Ray would wait for it without end.
+
+        Raises:
+            ConfigError: If no machine has as much as one trial declares.
+        """
+        where = "This machine" if self.is_local else f"The Ray cluster at {self.address}"
+        nodes = [node["Resources"] for node in imported_ray().nodes() if node["Alive"]]
+        wanted = (
+            ("gpus", "GPU", declared.gpus, 1.0),
+            ("cpus", "CPU", declared.cpus, 1.0),
+            ("memory_gb", "memory", declared.memory_gb, 1e9),
+        )
+        for name, key, amount, unit in wanted:
+            most = max((node.get(key, 0.0) for node in nodes), default=0.0) / unit
+            if amount > most:
+                machine = "" if self.is_local else " on any of its machines"
+                raise ConfigError(
+                    f"{where} has {most:.3g} {name}{machine}: resources.{name} must be at most "
+                    f"that for one trial, got {amount:g}."
+                )
+
     def own_host(self) -> str:
         """Return this machine's address as the cluster's nodes see it."""
         return str(imported_ray().util.get_node_ip_address())
@@ -112,7 +136,7 @@ def connect(address: str | None, num_cpus: float | None = None) -> RayCluster:
     Args:
         address: ``host:port``, ``auto`` for the one that runs on this machine, or None to start
             one here that ends with the connection.
-        num_cpus: How many CPUs a local Ray is told to have; None for what the machine has.
+        num_cpus: How many CPUs a local Ray is told to have; None for those this process may use.
 
     Raises:
         ConfigError: If Ray is not installed, nobody answers at the address, what answers is no
@@ -173,7 +197,7 @@ def _init_local(ray: Any, num_cpus: float | None, folder: Path) -> None:
     with _kept_signal_handlers():
         ray.init(
             address="local",
-            num_cpus=num_cpus,
+            num_cpus=num_usable_cpus() if num_cpus is None else num_cpus,
             include_dashboard=False,
             # Named, so that the node does not give up while the process that picks one starts.
             _metrics_export_port=free_port(),

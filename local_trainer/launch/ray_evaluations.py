@@ -9,6 +9,7 @@ from typing import Any
 import ray
 
 from local_trainer.config import load_config
+from local_trainer.errors import ConfigError
 from local_trainer.launch.pack import PackFolder, Standing
 from local_trainer.launch.ray_cluster import connect
 from local_trainer.launch.ray_work import start_worker, still_runs, why_it_failed
@@ -29,9 +30,17 @@ class Evaluations:
             folder: Where one reads whose end is asked for.
             trials: How many laps to drive, by the run's folder.
             resources: What each evaluation declares.
+
+        Raises:
+            ConfigError: If this machine has less than that.
         """
         self._folder = folder
         self._cluster = connect(None)
+        try:
+            self._cluster.check_room(resources)
+        except ConfigError:
+            self._cluster.close()
+            raise
         work = ray.remote(_evaluate).options(
             num_cpus=resources.cpus,
             num_gpus=resources.gpus,

@@ -62,7 +62,7 @@ class Trials:
         self._stack = ExitStack()
         self._cluster = self._stack.enter_context(connect(address))
         try:
-            self._check_resources(resources, address)
+            self._cluster.check_room(resources)
             if address is not None:
                 _check_machines()
             self._open(
@@ -122,24 +122,6 @@ class Trials:
         )
         self._thread = Thread(target=self._fit, name="tune", daemon=True)
         self._thread.start()
-
-    def _check_resources(self, resources: Resources, address: str | None) -> None:
-        """Refuse what no machine can ever give."""
-        where = f"The Ray cluster at {address}" if address else "This machine"
-        nodes = [node["Resources"] for node in _ray.nodes() if node["Alive"]]
-        wanted = (
-            ("gpus", "GPU", resources.gpus, 1.0),
-            ("cpus", "CPU", resources.cpus, 1.0),
-            ("memory_gb", "memory", resources.memory_gb, 1e9),
-        )
-        for name, key, amount, unit in wanted:
-            most = max((node.get(key, 0.0) for node in nodes), default=0.0) / unit
-            if amount > most:
-                machine = "" if address is None else " on any of its machines"
-                raise ConfigError(
-                    f"{where} has {most:.3g} {name}{machine}: resources.{name} must be at most "
-                    f"that for one trial, got {amount:g}."
-                )
 
     def states(self) -> list[TrialState]:
         """Return where each trial stands, in the order in which they were given out."""
