@@ -10,14 +10,14 @@ import pytest
 
 from local_trainer.checkpoints import BestAndLast, Checkpoint, write_pointers
 from local_trainer.compare.laps import common_config, conditions_of, keep
-from local_trainer.config import load_config
+from local_trainer.config import load_config, save_config
 from local_trainer.errors import ConfigError, NotFound
 from local_trainer.evaluation import EvaluationReport
 from local_trainer.evaluation import Trial as Lap
 from local_trainer.launch.trials import STOPPED, Resources, TrialState
 from local_trainer.runs import Run, RunStatus
 from local_trainer.sweep.config import check_sweep
-from local_trainer.sweep.folder import Sweep, Trial, find_sweep
+from local_trainer.sweep.folder import Sweep, Trial, changed, find_sweep
 from local_trainer.sweep.leaderboard import make_leaderboard
 from local_trainer.sweep.page import counts, write_page
 from local_trainer.sweep.running import prepare_sweep
@@ -108,6 +108,52 @@ def test_a_running_sweep_is_not_deleted(tmp_path: Path) -> None:
     assert sweep.process_id() is None
     sweep.delete()
     assert list((tmp_path / "sweeps").iterdir()) == []
+
+
+def test_a_sweep_is_held_while_it_and_its_runs_are_deleted(
+    given_out: tuple[Sweep, SweepSource, list[Run]],
+) -> None:
+    sweep, _, runs = given_out
+    with runs[1].lock(), pytest.raises(ConfigError, match=r"'s-002' is running.*Nothing was"):
+        sweep.delete(runs)
+    assert all(run.path.exists() for run in runs)
+    with sweep.lock(), pytest.raises(ConfigError, match="Sweep 's' is running"):
+        sweep.delete(runs)
+    assert all(run.path.exists() for run in runs)
+    sweep.delete(runs)
+    assert not any(path.exists() for path in (sweep.path, runs[0].path, runs[1].path))
+
+
+def test_a_run_that_was_made_just_before_a_kill_is_taken_over(
+    given_out: tuple[Sweep, SweepSource, list[Run]],
+) -> None:
+    sweep, source, runs = given_out
+    made = runs[1].read_status().created
+    state = source.state
+    sweep.write_state(changed(state, replace(state.trials[1], created="")))
+    again = SweepSource(sweep, Resources())
+    assert [run.name for _ in range(2) if (run := again.next_run())] == ["s-001", "s-002"]
+    trial = sweep.read_state().trials[1]
+    assert (trial.state, trial.created) == ("waiting", made)
+
+
+@pytest.mark.parametrize("what", ["older", "begun", "other"])
+def test_a_run_of_the_same_name_that_is_somebody_elses_is_not_taken_over(
+    given_out: tuple[Sweep, SweepSource, list[Run]], what: str
+) -> None:
+    sweep, source, runs = given_out
+    status, config = runs[1].read_status(), load_config(runs[1].config_file)
+    if what == "older":
+        runs[1].write_status(replace(status, created="2020-01-01T00:00:00+00:00"))
+    elif what == "begun":
+        runs[1].write_status(replace(status, status="finished"))
+    else:
+        save_config(config.model_copy(update={"seed": 99}), runs[1].config_file)
+    sweep.write_state(changed(source.state, replace(source.state.trials[1], created="")))
+    again = SweepSource(sweep, Resources())
+    assert [run.name for _ in range(2) if (run := again.next_run())] == ["s-001"]
+    failed = again.state.trials[1]
+    assert failed.state == "failed" and "exists already" in failed.reason
 
 
 def test_an_unknown_sweep_is_told_with_the_nearest(tmp_path: Path) -> None:

@@ -242,11 +242,9 @@ def delete_command(
         names = f"{found[0].name} to {found[-1].name}" if len(found) > 1 else found[0].name
         what += f" and {counted(len(found), 'run')} in {state.runs_dir} ({names})"
     confirm(f"Delete {what}?", yes)
-    for run in found:
-        run.delete()
-        print(f"Deleted {run.path}")
-    sweep.delete()
-    print(f"Deleted {sweep.path}")
+    sweep.delete(found)
+    for path in (*(run.path for run in found), sweep.path):
+        print(f"Deleted {path}")
 
 
 def _train(sweep: Sweep, ray: str | None, as_json: bool, quiet: bool) -> int:

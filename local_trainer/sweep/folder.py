@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -207,15 +207,20 @@ class Sweep:
         """Return the path of the sweep's copy of a user's file."""
         return str((self.path / "files" / state.files[name]).resolve())
 
-    def delete(self) -> None:
-        """Remove the sweep's own folder; its runs stay.
+    def delete(self, runs: Sequence[Run] = ()) -> None:
+        """Remove runs of the sweep, then its own folder; nobody can go on with it meanwhile.
 
         Raises:
-            ConfigError: If it is running.
+            ConfigError: If it or one of the runs is running; nothing was deleted then.
         """
-        if self.process_id() is not None:
-            raise ConfigError(f"Sweep {self.name!r} is running; stop it before deleting it.")
-        _remove(self.path)
+        with self.lock():
+            if busy := [run.name for run in runs if run.is_locked()]:
+                raise ConfigError(
+                    f"Run {busy[0]!r} is running; stop it first. Nothing was deleted."
+                )
+            for run in runs:
+                run.delete()
+            _remove(self.path)
 
 
 def create_sweep(

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
+from local_trainer.config import RunConfig, load_config
 from local_trainer.errors import LocalTrainerError
 from local_trainer.launch.trials import STOPPED, Resources, TrialState, fit_to_resources
 from local_trainer.run_files import create_run
@@ -210,6 +211,9 @@ class SweepSource:
             return run
         config = trial_config(self._config, Point(trial.values, trial.seed))
         config = fit_to_resources(config, self._resources).model_copy(update={"run": trial.run})
+        orphan = self._orphan(trial, config)
+        if orphan is not None:
+            return orphan
         files = config.files
         return create_run(
             config,
@@ -219,6 +223,23 @@ class SweepSource:
             preset_path=self._own(files.preset),
             environment_path=self._own(files.environment),
         )
+
+    def _orphan(self, trial: Trial, config: RunConfig) -> Run | None:
+        """Return the run that was made for a trial when the sweep was killed right after.
+
+        Somebody else's of that name is older, has begun, or has other settings.
+        """
+        run = Run(Path(self._state.runs_dir) / trial.run)
+        if trial.created or not run.status_file.exists():
+            return None
+        status, made = run.read_status(), load_config(run.config_file)
+        settled = {"job_name": trial.run, "surface": made.surface}  # when it was made
+        is_ours = (
+            status.status == "created"
+            and status.created >= self._state.created
+            and made == config.model_copy(update=settled)
+        )
+        return run if is_ours else None
 
     def _own(self, name: str | None) -> Path | None:
         return None if name is None else Path(self._sweep.own_file(self._state, name))
