@@ -6,9 +6,12 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
 
 import pytest
+from training import error_line, run_command, train_command
 
 from local_trainer.config import resolve_config
 from local_trainer.errors import ConfigError
@@ -57,7 +60,9 @@ def test_a_server_of_another_kind_is_told(listener: socket.socket) -> None:
     thread.join()
 
 
-def test_a_server_that_greets_as_ray_does_passes(listener: socket.socket) -> None:
+@contextmanager
+def answering_as_ray(listener: socket.socket) -> Iterator[None]:
+    """Have a port greet one client as Ray's server does."""
     settings = bytes([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100])
 
     def answer() -> None:
@@ -68,8 +73,13 @@ def test_a_server_that_greets_as_ray_does_passes(listener: socket.socket) -> Non
 
     thread = Thread(target=answer)
     thread.start()
-    check_address(f"127.0.0.1:{listener.getsockname()[1]}")
+    yield
     thread.join()
+
+
+def test_a_server_that_greets_as_ray_does_passes(listener: socket.socket) -> None:
+    with answering_as_ray(listener):
+        check_address(f"127.0.0.1:{listener.getsockname()[1]}")
 
 
 def test_a_run_started_redis_takes_the_generated_password_only() -> None:
@@ -89,6 +99,20 @@ def test_a_redis_on_loopback_is_refused_for_other_machines() -> None:
         redis_server("redis://localhost:6379/0", "192.0.2.7"),
     ):
         pass
+
+
+def test_a_redis_that_does_not_answer_is_told_before_there_is_a_run(
+    tmp_path: Path, listener: socket.socket
+) -> None:
+    pytest.importorskip("ray", reason="make setup-ray")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        redis = f"redis://127.0.0.1:{closed.getsockname()[1]}/0"
+    with answering_as_ray(listener):
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        place = ("--ray", address, "--redis", redis)
+        done = run_command(train_command(tmp_path, "one", *place), status=2)
+    assert f"--redis must be a server that answers, got {redis}: " in error_line(done)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cluster_goes_with_the_embedded_simulator_only() -> None:

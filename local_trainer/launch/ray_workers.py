@@ -40,7 +40,7 @@ from local_trainer.manifest import code_sha256
 from local_trainer.net import free_port
 from local_trainer.runs import Run
 from local_trainer.stop_flag import StopFlag
-from local_trainer.transport import RedisTransport
+from local_trainer.transport import RedisTransport, TransportError
 
 CPUS_PER_WORKER = 1
 _LOOK_S = 1.0
@@ -56,7 +56,7 @@ _THREAD_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def check_cluster(config: RunConfig) -> None:
-    """Check, before a run is made, that its cluster answers and that there is a Redis.
+    """Check, before a run is made, that its cluster has room for it and that a Redis answers.
 
     Raises:
         ConfigError: If not; one line that says what to do.
@@ -65,12 +65,36 @@ def check_cluster(config: RunConfig) -> None:
         raise ConfigError("cluster.ray needs Ray: run make setup-ray")
     assert config.cluster.ray is not None
     check_address(config.cluster.ray)
-    if config.cluster.redis is None and shutil.which("redis-server") is None:
+    url = config.cluster.redis
+    if url is not None:
+        _check_redis(url)
+    elif shutil.which("redis-server") is None:
         raise ConfigError(
             "Trainer and rollout workers meet in Redis: put redis-server on the PATH (for example "
             "apt-get install redis-server), or name a server with --redis redis://HOST:PORT/0; "
             "found neither."
         )
+    with connect(config.cluster.ray) as cluster:
+        _check_size(cluster, config.workers)
+        if url is not None:
+            _check_reach(url, cluster.own_host())
+
+
+def _check_redis(url: str) -> None:
+    try:
+        RedisTransport(url, "check", _password()).wait_until_up(0.0)
+    except TransportError as error:
+        raise ConfigError(f"--redis must be a server that answers, got {url}: {error}") from None
+
+
+def _check_reach(url: str, host: str) -> None:
+    """Refuse a server on this machine's loopback for nodes that know it by another address."""
+    if _is_loopback(urlsplit(url).hostname or "") and not _is_loopback(host):
+        raise ConfigError(f"--redis must be an address that the cluster's nodes reach, got {url}.")
+
+
+def _password() -> str:
+    return os.environ.get("REDIS_PASSWORD", "")
 
 
 class ClusterTraining:
@@ -146,11 +170,8 @@ def redis_server(url: str | None, host: str) -> Iterator[RedisPlace]:
         TransportError: If it does not answer.
     """
     if url is not None:
-        if _is_loopback(urlsplit(url).hostname or "") and not _is_loopback(host):
-            raise ConfigError(
-                f"--redis must be an address that the cluster's nodes reach, got {url}."
-            )
-        yield RedisPlace(url, os.environ.get("REDIS_PASSWORD", ""))
+        _check_reach(url, host)
+        yield RedisPlace(url, _password())
         return
     program = shutil.which("redis-server")
     if program is None:
