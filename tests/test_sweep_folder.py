@@ -229,6 +229,7 @@ def test_completed_laps_count_before_lap_time_and_a_failed_trial_is_last(tmp_pat
     write_page(sweep, state, board)
     page = sweep.report_file.read_text()
     assert "it raised" in page and "data:image/png" in page and "s-003" in page
+    assert "Lap times of different tracks cannot be compared" in page
 
 
 def test_only_laps_of_the_best_checkpoint_under_the_sweeps_own_conditions_count(

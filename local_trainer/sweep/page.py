@@ -14,7 +14,8 @@ TEXT = (
     "Order: completed robust laps, then mean completion, then mean lap time. Every trial's best "
     "checkpoint drove the same robust laps: starts all around the lap, both directions, up to 10 % "
     "noise on the actions. Behind completed laps stands the 95 % interval of the share (Wilson), "
-    "behind the lap time that of the mean (bootstrap, from six laps on)."
+    "behind the lap time that of the mean (bootstrap, from six laps on). Lap times of different "
+    "tracks cannot be compared; a trial with several tracks is judged on its first."
 )
 
 _TONES: dict[str, Tone] = {
