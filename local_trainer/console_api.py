@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -103,6 +105,18 @@ def parse_environment(text: str) -> dict[str, str]:
         return {}
     pairs = re.findall(r"""["']?(\w+)["']?\s*:\s*(?:"([^"]*)"|'([^']*)')""", found[1])
     return {name: double or single for name, double, single in pairs}
+
+
+@contextmanager
+def _discreet() -> Iterator[None]:
+    """Keep botocore from logging what it sends and gets: at DEBUG that is password and tokens."""
+    logger = logging.getLogger("botocore")
+    before = logger.level
+    logger.setLevel(max(logger.getEffectiveLevel(), logging.INFO))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class ConsoleSession:
@@ -224,6 +238,7 @@ class ConsoleSession:
         self._refresh_token = str(result.get("RefreshToken") or self._refresh_token)
         return str(result["IdToken"]) if "IdToken" in result else None
 
+    @_discreet()
     def _ask_users(self, flow: str, parameters: dict[str, str]) -> dict[str, Any]:
         import botocore.exceptions
 
@@ -241,6 +256,7 @@ class ConsoleSession:
             raise ConsoleError(f"The sign-in cannot be reached: {error}.") from None
         return dict(answer)
 
+    @_discreet()
     def _temporary_credentials(self) -> tuple[Credentials, datetime]:
         """Return credentials for bucket and API, and when to renew them."""
         import botocore.exceptions
@@ -268,6 +284,7 @@ class ConsoleSession:
         # Ones that are given for a short time only are used for most of it.
         return credentials, expires - min(_REFRESH_BEFORE, (expires - self._now()) / 5)
 
+    @_discreet()
     def _signed(self, method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
         """Send a request signed as the API asks for."""
         import botocore.auth

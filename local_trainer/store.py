@@ -155,14 +155,15 @@ def open_store(
         return LocalStore(Path(location))
     bucket, prefix = split_s3_url(str(location))
     environment = os.environ
-    endpoint = (
-        endpoint
-        or environment.get("AWS_ENDPOINT_URL_S3")
-        or environment.get("AWS_ENDPOINT_URL")
-        or AWS_ENDPOINT
-    )
+    endpoint = resolve_endpoint(endpoint)
     region = region or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
     return S3Store(bucket, prefix, endpoint, credentials or Credentials.from_environment(), region)
+
+
+def resolve_endpoint(endpoint: str | None) -> str:
+    """Return the S3 server that is meant: the one given, the environment's, or AWS itself."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    return endpoint or next(filter(None, map(os.environ.get, names)), AWS_ENDPOINT)
 
 
 def is_s3_url(location: str | Path) -> bool:

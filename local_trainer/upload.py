@@ -26,6 +26,7 @@ from local_trainer.store import (
     is_s3_url,
     open_store,
     plain_files,
+    resolve_endpoint,
 )
 
 NAME_PATTERN = r"[A-Za-z0-9-]{1,64}"
@@ -77,6 +78,8 @@ class UploadState:
     """Below the target; made once an upload."""
     model_id: str = ""
     """The console's name of the model, once it was asked to import it."""
+    content: str = ""
+    """SHA-256 of all files of a console export: a name alone may stand for another model."""
     arrived: dict[str, str] = field(default_factory=dict)
     """SHA-256 of the content by key."""
 
@@ -91,7 +94,12 @@ class UploadState:
             arrived = {str(key): str(value) for key, value in data["arrived"].items()}
             if data["target"] == target:
                 state = UploadState(
-                    path, target, str(data["prefix"]), str(data["model_id"]), arrived
+                    path,
+                    target,
+                    str(data["prefix"]),
+                    str(data["model_id"]),
+                    str(data["content"]),
+                    arrived,
                 )
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass
@@ -137,7 +145,8 @@ def upload_run(
     store = open_store(location, endpoint)
     with run.lock():
         files = _run_files(run, which, is_everything)
-        state = UploadState.load(run, f"{store.location} {endpoint or ''} {which} {is_everything}")
+        target = f"{store.location} {resolve_endpoint(endpoint)} {which} {is_everything}"
+        state = UploadState.load(run, target)
         report = _send(files, lambda: store, "", state, progress)
         state.remove()
     return report
@@ -175,12 +184,12 @@ def upload_to_console(
     """
     check_name(name, description)
     site = session.site
-    state = UploadState.load(run, f"{site.url} {name}")
+    files = {key: path for path, key in plain_files(folder) if not key.endswith(_LEFT_OUT)}
+    state = _console_state(run, f"{site.url} {name}", files)
     report = UploadReport(f"s3://{site.bucket}/{state.prefix}", 0, 0, len(state.arrived))
     if not state.model_id:
         state.prefix = state.prefix or f"uploads/models/{uuid.uuid4()}"
         state.save()
-        files = {key: path for path, key in plain_files(folder) if not key.endswith(_LEFT_OUT)}
 
         def store() -> ObjectStore:
             return open_store(
@@ -220,6 +229,16 @@ def check_name(name: str, description: str | None = None) -> None:
             "A model's description in the console is at most 255 letters, digits, spaces and "
             f"hyphens, got {description!r:.80}."
         )
+
+
+def _console_state(run: Run, target: str, files: dict[str, Path]) -> UploadState:
+    """Return where the upload of these very files stands; that of other ones is forgotten."""
+    lines = "".join(f"{key}\0{_digest(path)}\n" for key, path in sorted(files.items()))
+    content = hashlib.sha256(lines.encode()).hexdigest()
+    state = UploadState.load(run, target)
+    if state.content == content:
+        return state
+    return UploadState(state.path, target, content=content)
 
 
 def _wait(session: ConsoleSession, model_id: str, most_minutes: float) -> str:

@@ -175,7 +175,7 @@ def test_an_interrupted_upload_goes_on_where_it_ended(
     assert len(console.imports) == 1
 
 
-def test_what_changed_since_is_sent_again(
+def test_an_export_that_changed_since_is_sent_anew_and_whole(
     session: ConsoleSession, console: Console, run: Run, export: Path
 ) -> None:
     aws = console.aws
@@ -184,11 +184,11 @@ def test_what_changed_since_is_sent_again(
     )
     with pytest.raises(StoreError):
         send(session, run, export)
+    before = {key.split("/")[2] for key in aws.keys()}
     (export / "reward_function.py").write_text("another")
-    aws.asked.clear()
-    send(session, run, export)
-    assert any(path.endswith("reward_function.py") for path in aws.puts())
-    assert not any(path.endswith("model/big") for path in aws.puts())
+    assert send(session, run, export).files.num_skipped == 0
+    (request,) = console.imports
+    assert request["s3Path"].split("/")[2] not in before
 
 
 def test_an_interrupted_wait_does_not_import_twice(
@@ -202,6 +202,20 @@ def test_an_interrupted_wait_does_not_import_twice(
     assert send(session, run, export).model_id == "model1"
     assert len(console.imports) == 1
     assert console.aws.puts() == []
+
+
+def test_another_checkpoint_under_the_same_name_is_not_taken_for_the_first(
+    session: ConsoleSession, console: Console, run: Run, export: Path
+) -> None:
+    console.statuses = [IMPORTING]
+    with pytest.raises(ConsoleError, match="still imports the model model1"):
+        send(session, run, export, most_minutes=0.0)
+    (export / "model" / "big").write_bytes(b"other weights")
+    console.statuses = [READY]
+    assert send(session, run, export).model_id == "model2"
+    first, second = (request["s3Path"] for request in console.imports)
+    assert first != second
+    assert f"{second}/model/big" in console.aws.keys()
 
 
 def test_credentials_that_expire_during_the_upload_are_renewed(
@@ -259,6 +273,7 @@ def test_a_wrong_password_is_refused_and_not_shown(
     assert f"does not let {USER} in" in str(raised.value)
     assert raised.value.exit_status == 2
     assert "Wrong-Passw0rd!" not in str(raised.value)
+    assert "Wrong-Passw0rd!" not in caplog.text
     with pytest.raises(SignInFailed, match="does not let nobody in"):
         sign_in(console, user="nobody")
 
@@ -266,6 +281,17 @@ def test_a_wrong_password_is_refused_and_not_shown(
 def test_an_invited_user_is_told_to_choose_a_password(console: Console) -> None:
     with pytest.raises(SignInFailed, match="invited must choose a password first: sign in at"):
         sign_in(console, user="invited")
+
+
+def test_no_secret_is_logged(console: Console, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        session = sign_in(console)
+        session.model("none")
+    given = session.credentials
+    assert given.session_token
+    for secret in (PASSWORD, given.secret_key, given.session_token, session._id_token):
+        assert secret not in caplog.text
+    assert logging.getLogger("botocore").level == logging.NOTSET
 
 
 def test_secrets_are_in_no_representation(session: ConsoleSession) -> None:
@@ -414,6 +440,18 @@ def test_an_interrupted_upload_to_a_bucket_goes_on(
     report = upload_run(run, place, endpoint=aws.endpoint)
     assert report.num_skipped == before > 0
     assert len(aws.puts()) == report.num_files
+
+
+def test_what_arrived_at_one_server_is_not_skipped_at_another(
+    aws: Aws, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = bucket_environment(aws, monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", aws.endpoint)
+    aws.faults.append((lambda method, path: "model_2.pb" in path, 400, BROKEN))
+    with pytest.raises(StoreError, match="InvalidRequest"):
+        upload_run(run, place)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", aws.moto)
+    assert upload_run(run, place).num_skipped == 0
 
 
 def test_a_running_run_is_not_sent(aws: Aws, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
