@@ -76,6 +76,34 @@ def test_changing_the_parameters_does_not_reach_the_next_call(tmp_path: Path, tr
     assert set(rewards) == {float(len(track.center))}
 
 
+SECRETS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "LOCAL_TRAINER_CONSOLE_USER",
+    "LOCAL_TRAINER_CONSOLE_PASSWORD",
+    "REDIS_PASSWORD",
+    "REDIS_URL",
+    "MINIO_ROOT_USER",
+    "MINIO_ROOT_PASSWORD",
+    "github_token",
+)
+
+
+def test_the_function_sees_no_secret_of_the_environment(
+    tmp_path: Path, track: Track, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, "s3cr3t")
+    monkeypatch.setenv("MY_OWN_SETTING", "kept")
+    text = "import os\n" + function(
+        'return 100 * ("MY_OWN_SETTING" in os.environ) + [*os.environ.values()].count("s3cr3t")'
+    )
+    path = write(tmp_path, text)
+    with RewardFunction(path, track) as reward:
+        assert reward.rewards(trial_steps(track)[:1]).tolist() == [100.0]
+
+
 @pytest.mark.parametrize("value", ["True", "3", "__import__('numpy').float32(0.5)", "-1e5"])
 def test_every_kind_of_number_is_a_reward(tmp_path: Path, track: Track, value: str) -> None:
     check_reward_file(write(tmp_path, function(f"return {value}")), track)

@@ -44,6 +44,14 @@ def only_error(report: CheckReport) -> Finding:
     return report.errors[0]
 
 
+def test_the_function_sees_no_secret_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_TRAINER_CONSOLE_PASSWORD", "s3cr3t")
+    body = 'assert "s3cr3t" not in os.environ.values(); return 1.0'
+    assert checked(tmp_path, body, "import os\n").errors == ()
+
+
 # --- errors ----------------------------------------------------------------------------------
 
 # Body of the function; kind, line and beginning of the error.
