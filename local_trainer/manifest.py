@@ -10,6 +10,7 @@ import json
 import platform
 import re
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from local_trainer.checkpoints import choose_checkpoint
+from local_trainer.checkpoints import choose_checkpoint, first_weights
 from local_trainer.config import RunConfig, load_config
 from local_trainer.errors import LocalTrainerError, NotFound, RunFailed
 from local_trainer.machine import cpu_features, cpu_name, gpus, has_fast_bf16, num_cpus
@@ -27,12 +28,18 @@ from sim.simulator import STEPS_PER_SECOND
 FORMAT_VERSION = 1
 _PACKAGE = "local-trainer"
 _SOURCES = ("sim", "local_trainer", "coach_presets")
+_SOURCE_SUFFIXES = (".py", ".yaml", ".cc", ".hh", ".msg", ".srv")
+"""Python and tracks, and what the simulator in the container is built from."""
+
 _ARTEFACTS = (
     "config.yaml",
     "reward_function.py",
     "model_metadata.json",
     "route.npy",
+    "routes/*",
     "training_params.yaml",
+    "training_params_*.yaml",
+    "multi_config.json",
     "status.json",
     "progress.jsonl",
     "training_metrics.json",
@@ -46,13 +53,26 @@ _ARTEFACTS = (
     "model/*.pb",
     "presets/*.json",
     "presets/*.py",
+    "pretrained/*",
     "resume/*",
     "rewards/*.py",
     "steps/training-*.npz",
     "training-simtrace/*.csv",
+    "[0-9]*/training-simtrace/*.csv",
 )
 """What training writes and nothing changes afterwards; plots, the page, logs and evaluations are
 made anew by other commands. Evaluations in training have the number of their iteration."""
+
+_INPUTS = (
+    "config.yaml",
+    "reward_function.py",
+    "model_metadata.json",
+    "route.npy",
+    "routes/*",
+    "presets/preset.py",
+    "environments/*.py",
+)
+"""What a repetition is made from."""
 
 _IN_TRAINING_EVALUATION = re.compile(r"steps/evaluation-\d{1,13}\.npz")
 
@@ -63,7 +83,7 @@ class Environment:
 
     code_version: str
     code_sha256: str
-    """Of all source files of simulator, trainer and learning side."""
+    """Of all source files of simulators, trainer and learning side."""
     python: str
     dependencies: dict[str, str]
     """Version by name, of all that the package needs."""
@@ -122,7 +142,7 @@ class Manifest:
     episodes: int
     steps: int
     simulator: dict[str, Any]
-    """Backend, cars and workers."""
+    """Backend, cars, workers, and whether other processes played the episodes."""
     first_weights: str | None
     """SHA-256 of another run's checkpoint that training began with."""
     starts: tuple[Start, ...]
@@ -206,7 +226,7 @@ def code_sha256() -> str:
         path
         for package in _SOURCES
         for path in (root / package).rglob("*")
-        if path.suffix in (".py", ".yaml")
+        if path.suffix in _SOURCE_SUFFIXES
     ]
     digest = hashlib.sha256()
     for path in sorted(found):
@@ -235,13 +255,14 @@ def dependencies() -> dict[str, str]:
     return dict(sorted(versions.items()))
 
 
-def write_manifest(run: Run, began: str, first_iteration: int) -> Manifest:
+def write_manifest(run: Run, began: str, first_iteration: int, is_remote: bool = False) -> Manifest:
     """Write a run's manifest at the end of a start of training.
 
     Args:
         run: Its status and all other files are written.
         began: When this start began, UTC, ISO 8601.
         first_iteration: The checkpoint it went on from.
+        is_remote: Whether rollout workers in other processes played the episodes.
     """
     config, status = load_config(run.config_file), run.read_status()
     start = Start(
@@ -253,7 +274,7 @@ def write_manifest(run: Run, began: str, first_iteration: int) -> Manifest:
         reason=status.reason,
         environment=current_environment(config),
     )
-    before = read_manifest(run).starts if manifest_file(run).exists() else ()
+    before = read_manifest(run) if manifest_file(run).exists() else None
     manifest = Manifest(
         run=run.name,
         seed=config.seed,
@@ -265,9 +286,11 @@ def write_manifest(run: Run, began: str, first_iteration: int) -> Manifest:
             "num_cars": config.simulator.num_cars,
             "workers": config.workers,
             "own_environment": run.environment_file.exists(),
+            # Of any start: one is enough to be unlike a training in one process.
+            "remote": is_remote or (before is not None and _was_remote(before)),
         },
         first_weights=_first_weights(config, run),
-        starts=(*before, start),
+        starts=(*(before.starts if before is not None else ()), start),
         step_times=step_times(run),
         artefacts={name: _artefact(run.path / name) for name in artefact_names(run)},
     )
@@ -386,8 +409,11 @@ def step_times(run: Run) -> StepTimes | None:
 
 def _obstacles(run: Run, manifest: Manifest, broken: list[str]) -> list[str]:
     """Return why a repetition here need not be the same, a line each."""
-    inputs = ("config.yaml", "reward_function.py", "model_metadata.json", "route.npy")
-    found = [f"{name} is not as it was" for name in broken if name in inputs]
+    found = [
+        f"{name} is not as it was"
+        for name in broken
+        if any(fnmatch(name, pattern) for pattern in _INPUTS)
+    ]
     if run.read_status().status == "damaged":
         return [*found, "status.json is damaged"]
     if run.read_status().iteration != manifest.iteration:
@@ -395,16 +421,33 @@ def _obstacles(run: Run, manifest: Manifest, broken: list[str]) -> list[str]:
     try:
         config = load_config(run.config_file)
         here = current_environment(config)
-        weights = _first_weights(config, run)
+        weights = _weights_for_repetition(config, run)
     except LocalTrainerError as error:
         return [*found, str(error)]
     if weights != manifest.first_weights:
         found.append(f"the run {config.pretrained.run!r} it began from has changed or is gone")
     for start in manifest.starts:
         found += _differences(start.environment, here)
+    found += _circumstances(run, manifest)
+    return list(dict.fromkeys(found))
+
+
+def _circumstances(run: Run, manifest: Manifest) -> list[str]:
+    """Return what in the way a run was trained a repetition need not give again."""
+    found = []
     if manifest.simulator.get("own_environment"):
         found.append("it drove in an environment of your own, which may not repeat itself")
-    return list(dict.fromkeys(found))
+    if (run.path / "imported" / "import.json").exists():
+        found.append("it went on from an imported model, and a repetition begins without that")
+    if manifest.simulator.get("backend") == "gazebo":
+        found.append("it drove in Gazebo, whose steps need not come out the same bit for bit")
+    elif _was_remote(manifest):
+        found.append("rollout workers in other processes played it, whose last bits may differ")
+    return found
+
+
+def _was_remote(manifest: Manifest) -> bool:
+    return bool(manifest.simulator.get("remote"))
 
 
 def _differences(then: Environment, here: Environment) -> list[str]:
@@ -438,7 +481,17 @@ def _precision(environment: Environment) -> str:
 
 
 def _first_weights(config: RunConfig, run: Run) -> str | None:
-    """Return the hash of the weights a run begins with, None for random ones or if gone."""
+    """Return the hash of the weights a run began with, None for random ones or if gone."""
+    if config.pretrained.run is None:
+        return None
+    try:
+        return _data_sha256(first_weights(run, config.pretrained))
+    except NotFound:
+        return None
+
+
+def _weights_for_repetition(config: RunConfig, run: Run) -> str | None:
+    """As `_first_weights`, but of the other run: a repetition has no copy of its own."""
     if config.pretrained.run is None:
         return None
     try:
@@ -446,7 +499,11 @@ def _first_weights(config: RunConfig, run: Run) -> str | None:
         checkpoint = choose_checkpoint(other.model_dir, config.pretrained.checkpoint)
     except NotFound:
         return None
-    return _sha256(checkpoint.prefix(other.model_dir).with_name(f"{checkpoint.name}{_DATA}"))
+    return _data_sha256(checkpoint.prefix(other.model_dir))
+
+
+def _data_sha256(prefix: Path) -> str:
+    return _sha256(prefix.with_name(f"{prefix.name}{_DATA}"))
 
 
 _DATA = ".data-00000-of-00001"
@@ -455,9 +512,11 @@ _DATA = ".data-00000-of-00001"
 def _is_comparable(name: str) -> bool:
     """Return whether a repetition's file must be the same: no names or times of day in it."""
     folder = name.partition("/")[0]
+    if folder == "pretrained":  # where the trainer lay, not what came out
+        return False
     return (
         name.endswith((_DATA, ".pb"))
-        or folder == "steps"
+        or folder in ("steps", "routes")
         or name
         in (
             "reward_function.py",

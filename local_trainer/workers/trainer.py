@@ -569,7 +569,7 @@ def train_run(run: Run, is_remote: bool = False) -> None:
 
         def close(end: EndEvent) -> None:
             trainer.close(end)
-            _certify(run, began, first_iteration)
+            _certify(run, began, first_iteration, is_remote)
 
         try:
             end = trainer.train()
@@ -594,9 +594,9 @@ def _kept_of_average(averaging: float, updates: int) -> float:
     return min(averaging, updates / (updates + _YOUNG))
 
 
-def _certify(run: Run, began: str, first_iteration: int) -> None:
+def _certify(run: Run, began: str, first_iteration: int, is_remote: bool) -> None:
     try:
-        write_manifest(run, began, first_iteration)
+        write_manifest(run, began, first_iteration, is_remote)
     except (OSError, LocalTrainerError) as error:
         # The training is over, and how it ended is written down; that stands.
         print(f"manifest.json cannot be written: {error}", file=sys.stderr)

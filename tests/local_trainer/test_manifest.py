@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from driven import drive, oval
 
-from local_trainer.checkpoints import Checkpoint
+import local_trainer.manifest as manifest_module
+from local_trainer.checkpoints import Checkpoint, bring_first_weights
 from local_trainer.cli.main import run as run_cli
 from local_trainer.config import load_config, resolve_config, save_config
 from local_trainer.episodes import Episode
@@ -127,6 +128,61 @@ def test_what_other_commands_make_afterwards_does_not_count(run: Run) -> None:
     assert verify(run).is_whole
 
 
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of two tracks with a preset and weights of its own to begin with."""
+    runs_dir = tmp_path_factory.mktemp("several")
+    (runs_dir / "reward.py").write_text("def reward_function(params):\n    return 1.0\n")
+    (runs_dir / "preset.py").write_text("agent_params = None\n")
+    config = resolve_config(
+        sets=["run=several", "instance=cpu", "tracks=[reinvent_base, Oval_track]"]
+    )
+    run = create_run(
+        config,
+        runs_dir,
+        reward_path=runs_dir / "reward.py",
+        preset_path=runs_dir / "preset.py",
+        environment_path=runs_dir / "preset.py",
+    )
+    for path in (run.training_trace_file(0, 0), run.training_trace_file(0, 1)):
+        path.parent.mkdir(parents=True)
+        path.write_text("episode,steps\n")
+    for path in CHECKPOINT.files(run.pretrained_dir):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(path.name.encode())
+    run.write_status(replace(run.read_status(), status="finished", iteration=1, episodes=2))
+    write_manifest(run, BEGAN, 0)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "is_input"),
+    [
+        ("routes/0.npy", True),
+        ("routes/1.npy", True),
+        ("routes/tracks.json", True),
+        ("presets/preset.py", True),
+        ("environments/deepracer_racetrack_env.py", True),
+        ("training_params_1.yaml", False),
+        ("training_params_2.yaml", False),
+        ("multi_config.json", False),
+        ("0/training-simtrace/0-iteration.csv", False),
+        ("1/training-simtrace/0-iteration.csv", False),
+        ("pretrained/2_Step-40.ckpt.data-00000-of-00001", False),
+    ],
+)
+def test_what_only_some_runs_have_is_certified_too(
+    several: Run, tmp_path: Path, name: str, is_input: bool
+) -> None:
+    shutil.copytree(several.path, tmp_path / "several")
+    run = Run(tmp_path / "several")
+    assert verify(run).is_whole
+    flip(run.path / name)
+    verification = verify(run)
+    assert verification.changed == (name,)
+    assert (f"{name} is not as it was" in verification.obstacles) == is_input
+
+
 def in_manifest(change: Callable[[dict], None]) -> Callable[[Run], None]:  # type: ignore[type-arg]
     def apply(run: Run) -> None:
         data = json.loads(manifest_file(run).read_text())
@@ -147,8 +203,16 @@ def without_numpy(data: dict) -> None:  # type: ignore[type-arg]
     data["starts"][0]["environment"]["dependencies"]["numpy"] = "1.0"
 
 
-def with_other_simulator(data: dict) -> None:  # type: ignore[type-arg]
-    data["simulator"]["own_environment"] = True
+def in_simulator(key: str, value: object) -> Callable[[Run], None]:
+    def change(data: dict) -> None:  # type: ignore[type-arg]
+        data["simulator"][key] = value
+
+    return in_manifest(change)
+
+
+def imported(run: Run) -> None:
+    (run.path / "imported").mkdir()
+    (run.path / "imported" / "import.json").write_text("{}")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +225,10 @@ def with_other_simulator(data: dict) -> None:  # type: ignore[type-arg]
         (in_environment("threads", 999), "the number of threads differs: 999 then"),
         (in_environment("gpus", ["some GPU"]), "the network runs on a GPU"),
         (in_manifest(without_numpy), f"numpy differs: 1.0 then, {np.__version__} now"),
-        (in_manifest(with_other_simulator), "an environment of your own"),
+        (in_simulator("own_environment", True), "an environment of your own"),
+        (in_simulator("backend", "gazebo"), "it drove in Gazebo"),
+        (in_simulator("remote", True), "rollout workers in other processes played it"),
+        (imported, "it went on from an imported model"),
         (lambda run: flip(run.reward_file), "reward_function.py is not as it was"),
     ],
 )
@@ -189,6 +256,43 @@ def test_first_weights_that_changed_stand_against_a_repetition(run: Run) -> None
     source = Run(run.path.parent / "source")
     flip(CHECKPOINT.files(source.model_dir)[2])
     assert any("'source' it began from" in text for text in verify(run).obstacles)
+
+
+def test_a_run_with_a_copy_of_its_first_weights_names_those(run: Run) -> None:
+    shutil.copytree(run.path, run.path.parent / "source")
+    source = Run(run.path.parent / "source")
+    config = load_config(run.config_file)
+    pretrained = config.pretrained.model_copy(update={"run": "source"})
+    save_config(config.model_copy(update={"pretrained": pretrained}), run.config_file)
+    bring_first_weights(run, pretrained)
+    source.path.rename(run.path.parent / "elsewhere")
+    manifest = write_manifest(run, BEGAN, 2)
+    assert manifest.first_weights is not None
+    # A repetition has no copy, and would look for the other run.
+    assert any("'source' it began from" in text for text in verify(run).obstacles)
+    (run.path.parent / "elsewhere").rename(source.path)
+    assert verify(run).is_repeatable
+
+
+def test_a_start_with_workers_elsewhere_counts_for_good(run: Run) -> None:
+    write_manifest(run, BEGAN, 2, is_remote=True)
+    write_manifest(run, BEGAN, 2)
+    assert any("rollout workers" in text for text in verify(run).obstacles)
+
+
+def test_the_code_is_that_of_the_containers_simulator_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("local_trainer/a.py", "sim/gazebo/plugin/src/a.cc", "sim/gazebo/plugin/srv/Step.srv")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    monkeypatch.setattr(manifest_module, "__file__", str(tmp_path / "local_trainer" / "a.py"))
+    hashes = {code_sha256.__wrapped__()}
+    for name in names:
+        (tmp_path / name).write_text("after")
+        hashes.add(code_sha256.__wrapped__())
+    assert len(hashes) == 1 + len(names)
 
 
 def test_going_on_adds_a_start(run: Run) -> None:
