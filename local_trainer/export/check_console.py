@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from local_trainer.checkpoints import Checkpoint
 from local_trainer.errors import LocalTrainerError
@@ -23,6 +23,9 @@ from local_trainer.export.model_files import (
     read_yaml,
 )
 from local_trainer.export.probe import TOLERANCE, ProbeAnswer, ProbeRequest, TryOut, probe
+
+if TYPE_CHECKING:
+    from sim.track import Track
 
 MOST_FOLDER_BYTES = 2**30
 MOST_REWARD_CHARACTERS = 140_000
@@ -287,10 +290,11 @@ def _track(model: _Model) -> Iterator[Finding]:
     if model.params is None:
         yield not_checked(rule, "without training_params.yaml")
         return
-    world = _single(model.params.get("WORLD_NAME"))
+    world = model.params.get("WORLD_NAME")
     known = f"one of: {', '.join(CONSOLE_TRACKS)}"
     if not isinstance(world, str) or not world:
-        yield refused(rule, "is missing", f"set it to the track, {known}")
+        found = f"must be a text, got {world!r:.60}" if world else "is missing"
+        yield refused(rule, found, f"set it to the track, {known}")
         return
     base, suffix = split_direction(world)
     if world not in CONSOLE_TRACKS:
@@ -308,7 +312,7 @@ def _track(model: _Model) -> Iterator[Finding]:
 
 def _direction(params: dict[str, Any], directions: tuple[str, ...]) -> Finding:
     rule = "TRACK_DIRECTION_CLOCKWISE"
-    value = _single(params.get(rule))
+    value = params.get(rule)
     if len(directions) == 1:
         only = "clockwise" if directions[0] == "cw" else "counter-clockwise"
         if isinstance(value, bool) and value != (directions[0] == "cw"):
@@ -320,8 +324,8 @@ def _direction(params: dict[str, Any], directions: tuple[str, ...]) -> Finding:
     if value is None:
         mend = "write TRACK_DIRECTION_CLOCKWISE: true or false"
         return warning(rule, "is missing and counts as counter-clockwise", mend)
-    mend = f"write it without quotes: {str(value).lower():.10}"
-    return warning(rule, f"the text {value!r:.20} counts as counter-clockwise", mend)
+    mend = "write true or false, without quotes"
+    return warning(rule, f"{value!r:.20} counts as counter-clockwise", mend)
 
 
 def _race(model: _Model) -> Iterator[Finding]:
@@ -329,10 +333,10 @@ def _race(model: _Model) -> Iterator[Finding]:
     if model.params is None:
         yield not_checked(rule, "without training_params.yaml")
         return
-    race = _single(model.params.get("RACE_TYPE"))
+    race = model.params.get("RACE_TYPE")
     if race == "OBJECT_AVOIDANCE":
         key = "RANDOMIZE_OBSTACLE_LOCATIONS"
-        value = _single(model.params.get(key))
+        value = model.params.get(key)
         if isinstance(value, str) and value.lower() == "true":
             mend = f"write {key}: true without quotes"
             yield warning(rule, f"object avoidance; {key} as a text counts as false", mend)
@@ -350,20 +354,18 @@ def _car(model: _Model) -> Iterator[Finding]:
     if model.params is None:
         yield not_checked(rule, "without training_params.yaml")
         return
-    shell = _single(model.params.get("BODY_SHELL_TYPE", "deepracer"))
-    color = _single(model.params.get("CAR_COLOR", "White"))
-    if shell != "deepracer":
+    shell = model.params.get("BODY_SHELL_TYPE", "deepracer")
+    color = model.params.get("CAR_COLOR", "White")
+    mend = f"use one of {', '.join(COLORS)}"
+    if not isinstance(color, str):
+        yield refused(rule, f"CAR_COLOR must be a text, got {color!r:.40}", mend)
+    elif shell != "deepracer":
         why = f"BODY_SHELL_TYPE {shell!r:.40}: the console's own list of shells is not known here"
         yield not_checked(rule, why)
-    elif color not in COLORS:
-        yield refused(rule, f"CAR_COLOR {color!r:.40}", f"use one of {', '.join(COLORS)}")
+    elif color.upper() not in {known.upper() for known in COLORS}:
+        yield warning(rule, f"CAR_COLOR {color!r:.40} becomes White there", mend)
     else:
         yield passed(rule, f"{shell}, {color}")
-
-
-def _single(value: Any) -> Any:
-    """Return the value of a key that may be a list of one, as for many cars."""
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 # Reward function and metrics.
@@ -382,7 +384,23 @@ def _reward(model: _Model) -> Iterator[Finding]:
         return
     from local_trainer.export.reward_rules import reward_findings
 
-    yield from reward_findings(model.path(rule))
+    yield from reward_findings(model.path(rule), _known_track(model.params or {}))
+
+
+def _known_track(params: dict[str, Any]) -> Track | None:
+    """Return the model's track if there is a route of it here."""
+    from sim.track_files import load_track
+
+    world = params.get("WORLD_NAME")
+    if not isinstance(world, str) or world not in CONSOLE_TRACKS:
+        return None  # someone else's text never becomes a path
+    direction = "cw" if params.get("TRACK_DIRECTION_CLOCKWISE") is True else "ccw"
+    for name in (f"{world}_{direction}", world):
+        try:
+            return load_track(name)
+        except ValueError:
+            continue
+    return None
 
 
 def _metrics(model: _Model) -> Iterator[Finding]:

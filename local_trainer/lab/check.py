@@ -138,12 +138,15 @@ class CheckReport:
         return tuple(finding for finding in self.findings if not finding.is_error)
 
 
-def check_reward(path: Path, call_limit_s: float = _CALL_LIMIT_S) -> CheckReport:
+def check_reward(
+    path: Path, call_limit_s: float = _CALL_LIMIT_S, console_track: Track | None = None
+) -> CheckReport:
     """Try a reward function on every shipped track and return what was found.
 
     Args:
         path: The user's file.
         call_limit_s: Longest a single call may take.
+        console_track: Track of the console's own cases; None: reinvent_base.
 
     Raises:
         NotFound: If the file does not exist.
@@ -157,8 +160,10 @@ def check_reward(path: Path, call_limit_s: float = _CALL_LIMIT_S) -> CheckReport
 
         tracks = [load_track(file) for file in sorted(BUILT_IN_DIR.glob("*.yaml"))]
         cars = _ordered_cars(tracks)
+        main = next(track for track in tracks if track.name == _MAIN_TRACK)
+        route = (console_track or main).route().tolist()
         try:
-            for kind, content in guarded.stages(cars, tracks, call_limit_s):
+            for kind, content in guarded.stages(cars, route, call_limit_s):
                 stages[kind] = content
         except _Ended as error:
             ended = error
@@ -206,7 +211,7 @@ class _CheckProcess(GuardedProcess):
         self.close()
 
     def stages(
-        self, cars: list[Car], tracks: list[Track], call_limit_s: float
+        self, cars: list[Car], route: list[list[float]], call_limit_s: float
     ) -> Iterator[tuple[bytes, Any]]:
         """Yield the content of each stage as it comes; ends early if loading fails."""
         self.await_reply(_START_LIMIT_S, "the process for the reward function never started")
@@ -216,13 +221,7 @@ class _CheckProcess(GuardedProcess):
         if loaded[0] == process.NOT_LOADED:
             return
         self.await_reply(_START_LIMIT_S, "stopped answering after it was loaded")
-        main = next(track for track in tracks if track.name == _MAIN_TRACK)
-        self.send(
-            {
-                "cars": [vars(car) for car in cars],
-                "console": {"route": main.route().tolist()},
-            }
-        )
+        self.send({"cars": [vars(car) for car in cars], "console": {"route": route}})
         too_late = "did not return within {:g} s"
         for limit_s in (call_limit_s, call_limit_s, _LOAD_LIMIT_S, _CONSOLE_LIMIT_S, call_limit_s):
             yield self._stage(limit_s, too_late.format(limit_s))

@@ -159,9 +159,14 @@ REFUSED = [
     ("WORLD_NAME", put("training_params.yaml", "WORLD_NAME: my_yard\n"), "'my_yard'"),
     ("WORLD_NAME", put("training_params.yaml", "WORLD_NAME: Monaco_ccw\n"), "'Monaco_ccw'"),
     (
+        "WORLD_NAME",
+        put("training_params.yaml", "WORLD_NAME: [reInvent2019_track]\n"),
+        "must be a text, got ['reInvent2019_track']",
+    ),
+    (
         "car body and colour",
-        put("training_params.yaml", PARAMS.replace("Red", "Pink")),
-        "CAR_COLOR 'Pink'",
+        put("training_params.yaml", PARAMS.replace("Red", "[Red]")),
+        "CAR_COLOR must be a text, got ['Red']",
     ),
     ("reward_function.py", remove("reward_function.py"), "is missing"),
     ("reward_function.py", put("reward_function.py", "#" * 140_001), "140,001 characters"),
@@ -207,6 +212,21 @@ def test_a_body_that_is_not_known_here_is_said_not_guessed(folder: Path) -> None
     assert (finding.outcome, "f1_2021" in finding.found) == ("not checked", True)
 
 
+def test_a_colour_is_known_whatever_its_case(folder: Path) -> None:
+    write(folder, "training_params.yaml", PARAMS.replace("Red", "oRANGE"))
+    assert findings(folder)["car body and colour"].outcome == "passed"
+
+
+def test_the_reward_is_tried_on_the_models_own_track(folder: Path) -> None:
+    first = load_track("Oval_track").inner[0].tolist()
+    body = f"    return 1.0 if list(params['waypoints'][0]) == {first} else 'elsewhere'\n"
+    write(folder, "reward_function.py", f"def reward_function(params):\n{body}")
+    assert findings(folder)["reward_function.py (return)"].outcome == "refused"
+    write(folder, "training_params.yaml", "WORLD_NAME: Oval_track\n")
+    finding = findings(folder)["reward_function.py"]
+    assert (finding.outcome, finding.found.rpartition(", ")[2]) == ("passed", "on Oval_track")
+
+
 WARNED = [
     ("action space", both({**METADATA, "action_space": METADATA["action_space"][:1]}), "1 actions"),
     (
@@ -222,12 +242,22 @@ WARNED = [
     (
         "TRACK_DIRECTION_CLOCKWISE",
         put("training_params.yaml", PARAMS.replace("false", "'True'")),
-        "the text 'True' counts as counter-clockwise",
+        "'True' counts as counter-clockwise",
     ),
     (
         "TRACK_DIRECTION_CLOCKWISE",
         put("training_params.yaml", "WORLD_NAME: Monaco\nTRACK_DIRECTION_CLOCKWISE: false\n"),
         "one direction there, clockwise",
+    ),
+    (
+        "TRACK_DIRECTION_CLOCKWISE",
+        put("training_params.yaml", PARAMS.replace("false", "[true]")),
+        "[True] counts as counter-clockwise",
+    ),
+    (
+        "car body and colour",
+        put("training_params.yaml", PARAMS.replace("Red", "Pink")),
+        "CAR_COLOR 'Pink' becomes White there",
     ),
     ("RACE_TYPE", put("training_params.yaml", PARAMS + "RACE_TYPE: HEAD_TO_BOT\n"), "time trial"),
     (
@@ -255,7 +285,7 @@ def test_what_is_taken_in_another_sense_is_told(
 
 
 def test_a_track_with_its_suffix_says_how_to_write_it(folder: Path) -> None:
-    write(folder, "training_params.yaml", "WORLD_NAME: ['reInvent2019_track_cw']\n")
+    write(folder, "training_params.yaml", "WORLD_NAME: reInvent2019_track_cw\n")
     mend = "write reInvent2019_track and TRACK_DIRECTION_CLOCKWISE: true"
     assert findings(folder)["WORLD_NAME"].mend == mend
 
@@ -466,11 +496,16 @@ def test_hostile_archives_are_refused_in_one_line(
         archive.addfile(link)
     with tarfile.open(tmp_path / "up.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo("../model_metadata.json"))
+    with tarfile.open(tmp_path / "root.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("/tmp/model_metadata.json"))
+    write_zip(tmp_path / "up.zip", {"model/../../model_metadata.json": b"{}"})
+    write_zip(tmp_path / "root.zip", {"/tmp/model_metadata.json": b"{}"})
     write_zip(tmp_path / "pickle.zip", {"samples/sample_0.pkl": pickle.dumps(1)})
     bomb = tarfile.TarInfo("video.mp4")
     bomb.size = 2**32
     (tmp_path / "bomb.tar").write_bytes(bomb.tobuf(tarfile.USTAR_FORMAT))
-    for name in ("link.tar", "up.tar", "pickle.zip", "bomb.tar"):
+    outside = ("up.tar", "root.tar", "up.zip", "root.zip")
+    for name in ("link.tar", *outside, "pickle.zip", "bomb.tar"):
         assert run_cli(["export", "check", str(tmp_path / name)]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: {name} m") and error.count("\n") == 1
