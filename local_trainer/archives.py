@@ -60,6 +60,12 @@ class ArchiveLimits:
     file_bytes: int = 512 * _MIB
     files: int = 5000
 
+    @property
+    def archive_bytes(self) -> int:
+        """Return the most that an archive of as much can have itself."""
+        # In a tar each file costs its header and padding; twice that leaves room for names.
+        return self.total_bytes + 4 * 1024 * self.files + _MIB
+
 
 DEFAULT_LIMITS = ArchiveLimits()
 
@@ -283,9 +289,7 @@ def _damaged(path: Path, error: Exception) -> ConfigError:
 
 
 def _unpack_tar(file: Any, folder: Path, guard: _Guard, limits: ArchiveLimits) -> None:
-    # Each file costs its header and padding beside its content; twice that leaves room for names.
-    most = limits.total_bytes + 4 * 1024 * limits.files + _MIB
-    bounded: Any = _Bounded(file, most)
+    bounded: Any = _Bounded(file, limits.archive_bytes)
     with tarfile.open(fileobj=bounded, mode="r:") as archive:
         for member in archive:
             is_plain = member.isreg() and not member.issparse()

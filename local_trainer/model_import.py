@@ -11,6 +11,7 @@ import ast
 import hashlib
 import json
 import os
+import posixpath
 import re
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from local_trainer.actions import parse_action_space
-from local_trainer.archives import is_archive, opened
+from local_trainer.archives import DEFAULT_LIMITS, ArchiveLimits, is_archive, opened
 from local_trainer.config import RunConfig, resolve_config
 from local_trainer.config_keys import NAME_PATTERN
 from local_trainer.errors import ConfigError, LocalTrainerError, NotFound, RewardFunctionError
@@ -31,7 +32,7 @@ from local_trainer.hyperparameters import hyperparameter_overrides
 from local_trainer.model_source import ModelSource, SourceCheckpoint, find_model
 from local_trainer.run_files import create_run, find_user_file
 from local_trainer.runs import DEFAULT_RUNS_DIR, Run, write_atomically
-from local_trainer.store import LocalStore, ObjectStore, is_s3_url, open_store
+from local_trainer.store import LocalStore, ObjectStore, Progress, is_s3_url, open_store
 from sim.track import Track
 from sim.track_files import DEFAULT_TRACKS_DIR, load_route, load_track
 
@@ -42,6 +43,7 @@ CAMERA = "FRONT_FACING_CAMERA"
 _ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 _USABLE_ACTIONS = [{"steering_angle": 0, "speed": 1}, {"steering_angle": 30, "speed": 1}]
 _NOT_HERE = "not in the model"
+_TRACK_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ class _Mapping:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     track: Track | None = None
+    tracks: tuple[Track, ...] = ()
+    """All of them if they are several, ``track`` first."""
 
 
 def import_model(
@@ -182,7 +186,9 @@ def _run_name(source: str | Path, name: str | None, runs_dir: Path) -> str:
 
 
 @contextmanager
-def _opened(source: str | Path, endpoint: str | None) -> Iterator[ObjectStore]:
+def _opened(
+    source: str | Path, endpoint: str | None, limits: ArchiveLimits = DEFAULT_LIMITS
+) -> Iterator[ObjectStore]:
     """Yield the store that a model lies in; an archive is unpacked for as long."""
     if not is_s3_url(source):
         path = Path(source)
@@ -193,7 +199,7 @@ def _opened(source: str | Path, endpoint: str | None) -> Iterator[ObjectStore]:
             return
         if not path.exists():
             raise NotFound(f"No model folder or archive {source}.")
-        with opened(path) as folder:
+        with opened(path, limits) as folder:
             yield LocalStore(folder)
         return
     url = str(source).rstrip("/")
@@ -204,11 +210,26 @@ def _opened(source: str | Path, endpoint: str | None) -> Iterator[ObjectStore]:
     store = open_store(parent, endpoint)
     with tempfile.TemporaryDirectory(prefix="local-trainer-") as folder_name:
         archive = Path(folder_name, key)
-        store.download(key, archive)
+        store.download(key, archive, _at_most(limits.archive_bytes, url))
         if not is_archive(archive):
             raise ConfigError(f"{source} must be a zip, tar or tar.gz, got something else.")
-        with opened(archive) as folder:
+        with opened(archive, limits) as folder:
             yield LocalStore(folder)
+
+
+def _at_most(most_bytes: int, source: str) -> Progress:
+    """Return what ends a download that brings more than an archive may have."""
+    arrived = 0
+
+    def count(size: int) -> None:
+        nonlocal arrived
+        arrived += size
+        if arrived > most_bytes:
+            raise ConfigError(
+                f"{source} must be an archive of at most {most_bytes >> 20} MiB, got more."
+            )
+
+    return count
 
 
 # --- what the model says, in our words -------------------------------------------------------
@@ -447,16 +468,16 @@ def _map_track(
     try:
         if options.track is not None:
             mapping.track = load_track(options.track, options.tracks_dir)
-        elif world is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(world)):
+            mapping.overrides["tracks"] = []
+        elif model.tracks is not None:
+            mapping.tracks = _own_tracks(model, model.tracks)
+            mapping.track = mapping.tracks[0]
+        elif world is not None and not re.fullmatch(_TRACK_NAME, str(world)):
             # A name, not a path: the file is someone else's.
             raise ValueError(f"WORLD_NAME must be a name, got {world!r:.80}")
         elif model.route is not None and world is not None:
             mapping.track = _own_route(model, str(world))
-            if not _is_known(str(world), options.tracks_dir):
-                mapping.notes.append(
-                    f"the track {world} is not known here; this run has a copy (route.npy), for "
-                    f"others save that as {world}.npy and import it (local-trainer track import)"
-                )
+            _note_unknown(str(world), "route.npy", options, mapping)
         elif world is None:
             mapping.track = load_track(DEFAULT_TRACK, options.tracks_dir)
             mapping.notes.append(
@@ -470,9 +491,47 @@ def _map_track(
             f"the track: {reason}; import its route (local-trainer track import) or choose "
             "another with --track"
         )
-    if mapping.track is not None:
+    if mapping.tracks:
+        # Each keeps its own surface with its route.
+        names = [track.name for track in mapping.tracks]
+        mapping.overrides |= {"track": names[0], "tracks": names}
+        for number, name in enumerate(names):
+            _note_unknown(name, f"routes/{number}.npy", options, mapping)
+    elif mapping.track is not None:
         name = options.track or mapping.track.name
         mapping.overrides |= {"track": name, "surface": mapping.track.surface}
+
+
+def _note_unknown(world: str, file: str, options: ImportOptions, mapping: _Mapping) -> None:
+    if not _is_known(world, options.tracks_dir):
+        mapping.notes.append(
+            f"the track {world} is not known here; this run has a copy ({file}), for "
+            f"others save that as {world}.npy and import it (local-trainer track import)"
+        )
+
+
+def _own_tracks(model: ModelSource, key: str) -> tuple[Track, ...]:
+    """Return the tracks of a run of several.
+
+    Raises:
+        ValueError: If the list is damaged, or names anything but routes beside it.
+    """
+    try:
+        listed = [(one["name"], one["surface"], one["file"]) for one in json.loads(model.read(key))]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        listed = []
+    if not listed:
+        raise ValueError(f"{key} must list the run's tracks")
+    tracks = []
+    with tempfile.TemporaryDirectory(prefix="local-trainer-") as folder:
+        for name, surface, file in listed:
+            route = posixpath.join(posixpath.dirname(key), str(file))
+            # Names, not paths: the file may be someone else's.
+            if not re.fullmatch(_TRACK_NAME, str(name)) or route not in model.sizes:
+                raise ValueError(f"{key} must name routes beside it, got {name!r:.40} {file!r:.40}")
+            (path,) = model.fetch([route], Path(folder))
+            tracks.append(load_route(path, str(name), str(surface)))
+    return tuple(tracks)
 
 
 def _own_route(model: ModelSource, world: str) -> Track:
@@ -560,7 +619,8 @@ def _write_run(
         os.rename(run.path, runs_dir / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    track = "" if mapping.track is None else mapping.track.name
+    tracks = mapping.tracks or filter(None, [mapping.track])
+    track = ", ".join(one.name for one in tracks)
     return ImportedRun(Run(runs_dir / name), source, checkpoints, track, notes, result)
 
 
@@ -584,6 +644,7 @@ def _create(
             reward_path=reward,
             actions=metadata,
             track=mapping.track,
+            tracks=mapping.tracks,
         )
     except RewardFunctionError as error:
         text = str(error).replace(f"{inbox}/", "").rstrip(".")

@@ -68,6 +68,8 @@ class ModelSource:
     config: str | None
     """The settings of a run of this project."""
     route: str | None
+    tracks: str | None
+    """The list of a run's tracks if they are several; their routes lie beside it."""
 
     @property
     def frozen_graph(self) -> str | None:
@@ -185,7 +187,13 @@ def find_model(store: ObjectStore, which: str | None = None) -> ModelSource:
         ),
         config=nearest(r"config\.yaml") if _is_own_run(sizes, root) else None,
         route=posixpath.join(root, "route.npy") if _is_own_run(sizes, root) else None,
+        tracks=_own_tracks(sizes, root),
     )
+
+
+def _own_tracks(sizes: dict[str, int], root: str) -> str | None:
+    key = posixpath.join(root, "routes", "tracks.json")
+    return key if key in sizes and _is_own_run(sizes, root) else None
 
 
 def _is_own_run(sizes: dict[str, int], root: str) -> bool:

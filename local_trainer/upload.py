@@ -41,7 +41,7 @@ _POINTERS = ("model/deepracer_checkpoints.json", "model/.coach_checkpoint")
 """What readers look for first goes up last."""
 
 _NOT_THE_MODEL = re.compile(
-    r"(steps|resume|logs|export|upload|training-simtrace|imported)/|evaluation-[^/]*/.*simtrace/"
+    r"(steps|resume|logs|export|upload|(\d+/)?training-simtrace|imported)/|evaluation-[^/]*/.*simtrace/"
     r"|\.run\.lock$|failure\.json$|model/\..*\.ckpt"
 )
 

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from console_server import REGION, running_aws
 
+from local_trainer.archives import ArchiveLimits
 from local_trainer.checkpoints import Checkpoint
 from local_trainer.errors import ConfigError, NotFound
 from local_trainer.model_import import (
     ImportOptions,
     _map,
     _Mapping,
+    _opened,
     import_model,
     unsupported_metadata,
 )
@@ -329,6 +333,72 @@ def test_a_run_of_ours_brings_its_own_track_and_settings(tmp_path: Path) -> None
     assert any("my_track is not known here" in note for note in mapping.notes)
 
 
+def run_of_two_tracks(folder: Path) -> Path:
+    """Write a run of ours that drove two tracks, neither of which is known here by its name."""
+    from sim.track_files import load_track, save_route
+
+    files = {**drfc(params={**PARAMS, "WORLD_NAME": "one"}), "status.json": "{}"}
+    files["config.yaml"] = "seed: 7\ntracks: [one, two]\n"
+    listed = [
+        {"name": "one", "surface": "carpet", "file": "0.npy"},
+        {"name": "two", "surface": "wood", "file": "1.npy"},
+    ]
+    files["routes/tracks.json"] = json.dumps(listed)
+    write(folder, files)
+    for number, name in enumerate(("Bowtie_track", "Oval_track")):
+        save_route(load_track(name), folder / "routes" / f"{number}.npy")
+    save_route(load_track("Bowtie_track"), folder / "route.npy")
+    return folder
+
+
+def test_a_run_of_ours_brings_all_its_tracks(tmp_path: Path) -> None:
+    from local_trainer.model_import import _create
+    from local_trainer.run_files import load_run_tracks
+    from sim.track_files import load_track
+
+    folder = run_of_two_tracks(tmp_path / "run")
+    mapping = mapped(folder)
+    assert mapping.problems == []
+    assert sum("is not known here; this run has a copy" in note for note in mapping.notes) == 2
+    (tmp_path / "new").mkdir()
+    model = find_model(LocalStore(folder))
+    run = _create("it", model, mapping, ImportOptions(), tmp_path / "new", tmp_path / "runs")
+    tracks = load_run_tracks(run)
+    assert [(track.name, track.surface) for track in tracks] == [("one", "carpet"), ("two", "wood")]
+    for track, name in zip(tracks, ("Bowtie_track", "Oval_track"), strict=True):
+        assert track.length_m == pytest.approx(load_track(name).length_m)
+
+
+def test_a_run_of_several_tracks_can_be_given_one(tmp_path: Path) -> None:
+    from local_trainer.model_import import _create
+
+    folder = run_of_two_tracks(tmp_path / "run")
+    options = ImportOptions(track="hairpins")
+    mapping = mapped(folder, track="hairpins")
+    assert mapping.problems == []
+    (tmp_path / "new").mkdir()
+    model = find_model(LocalStore(folder))
+    run = _create("it", model, mapping, options, tmp_path / "new", tmp_path / "runs")
+    assert not run.tracks_file.exists() and run.read_status().track == "hairpins"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "must list the run's tracks"),
+        ("[]", "must list the run's tracks"),
+        ('[{"name": "one"}]', "must list the run's tracks"),
+        ('[{"name": "one", "surface": "", "file": "../../x.npy"}]', "must name routes beside it"),
+        ('[{"name": "../one", "surface": "", "file": "0.npy"}]', "must name routes beside it"),
+    ],
+)
+def test_a_list_of_tracks_that_is_none_is_named(tmp_path: Path, content: str, said: str) -> None:
+    folder = run_of_two_tracks(tmp_path / "run")
+    write(folder, {"routes/tracks.json": content})
+    (problem,) = mapped(folder).problems
+    assert f"the track: routes/tracks.json {said}" in problem
+
+
 @pytest.mark.parametrize("world", ["../secret", "/tmp/a.npy", "route.npy", "", 7.5])
 def test_a_world_is_a_name_and_never_a_path(tmp_path: Path, world: Any) -> None:
     write(tmp_path, drfc(params={**PARAMS, "WORLD_NAME": world}))
@@ -444,6 +514,25 @@ def test_a_hostile_archive_is_refused(tmp_path: Path) -> None:
         archive.addfile(link)
     with pytest.raises(ConfigError, match="link"):
         import_model(tmp_path / "model.tar.gz", runs_dir=tmp_path / "runs")
+
+
+def test_an_archive_in_a_bucket_is_not_fetched_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_REGION", REGION)
+    limits = ArchiveLimits(total_bytes=1, file_bytes=1, files=1)
+    with running_aws() as aws:
+        bucket = aws.pool["uploadBucketName"]
+        aws.client("s3").put_object(Bucket=bucket, Key="a/m.tar.gz", Body=bytes(3 * 2**20))
+        place = f"s3://{bucket}/a/m.tar.gz"
+        with pytest.raises(ConfigError, match=f"^{place} must be an archive of at most 1 MiB"):
+            with _opened(place, aws.endpoint, limits):
+                pass
+    assert not list(tmp_path.glob("local-trainer-*"))
 
 
 def test_a_name_that_is_taken_or_none_is_refused(tmp_path: Path) -> None:

@@ -93,8 +93,10 @@ def run(tmp_path: Path) -> Run:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(path.name)
     write_pointers(made.model_dir, BestAndLast(old, 50.0, new, 40.0))
-    for key in ("config.yaml", "status.json", "steps/0.npz", "resume/2.json", "logs/a.log"):
-        (made.path / key).parent.mkdir(exist_ok=True)
+    traces = ("training-simtrace/0-iteration.csv", "1/training-simtrace/0-iteration.csv")
+    records = ("steps/0.npz", "resume/2.json", "logs/a.log", *traces)
+    for key in ("config.yaml", "status.json", *records):
+        (made.path / key).parent.mkdir(parents=True, exist_ok=True)
         (made.path / key).write_text(key)
     return made
 
@@ -406,7 +408,8 @@ def test_a_run_goes_to_a_bucket_without_its_records(
     report = upload_run(run, place, endpoint=aws.endpoint)
     keys = [item.key for item in open_store(place, aws.endpoint).objects()]
     assert "config.yaml" in keys and "status.json" in keys
-    assert not [key for key in keys if key.startswith(("steps/", "resume/", "logs/", "upload/"))]
+    records = ("steps/", "resume/", "logs/", "upload/", "training-simtrace/", "1/")
+    assert not [key for key in keys if key.startswith(records)]
     checkpoints = {key for key in keys if key.endswith(".index")}
     assert checkpoints == {"model/1_Step-10.ckpt.index", "model/2_Step-20.ckpt.index"}
     assert "model/model_0.pb" not in keys
