@@ -27,6 +27,7 @@ from local_trainer.checkpoints import BestAndLast, TrainerState, write_pointers
 from local_trainer.cli.main import run as run_cli
 from local_trainer.config import resolve_config
 from local_trainer.errors import ConfigError, RunFailed
+from local_trainer.evaluation import EvaluationReport, Trial, write_report
 from local_trainer.export.car import export_car
 from local_trainer.export.check import check_model
 from local_trainer.export.console import export_console, model_name
@@ -34,6 +35,7 @@ from local_trainer.export.findings import Finding
 from local_trainer.export.probe import TOLERANCE, ProbeRequest
 from local_trainer.run_files import create_run
 from local_trainer.runs import Run
+from sim.steps import EpisodeStatus
 from sim.track_files import load_track
 
 NUM_ACTIONS = 10
@@ -181,6 +183,45 @@ def test_a_running_run_and_another_ending_are_refused(run: Run, tmp_path: Path) 
         export_car(run, "best", tmp_path / "m.tar.gz", try_out=answer_all)
     with pytest.raises(ConfigError, match=r"ends in \.tar\.gz"):
         export_car(run, "best", tmp_path / "m.zip", try_out=answer_all)
+
+
+@pytest.mark.slow
+def test_the_car_sheet_tells_all_about_the_model(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = STATES[0].checkpoint.name
+    command = ["export", "car", str(run.path), "-o", str(tmp_path / "m.tar.gz"), "--report"]
+    for number, is_robust, laps_s in ((1, False, [9.0, 8.0]), (2, True, [12.5, None])):
+        trials = tuple(lap(index, lap_s) for index, lap_s in enumerate(laps_s, start=1))
+        report = EvaluationReport(run.name, name, is_robust, 0.1, trials)
+        write_report(report, run.path / f"evaluation-2026010100000{number}" / "report.json")
+    assert run_cli(command) == 0
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    text = " ".join(shown)
+    archive = hashlib.sha256((tmp_path / "m.tar.gz").read_bytes()).hexdigest()
+    graph = hashlib.sha256((run.model_dir / "model_1.pb").read_bytes()).hexdigest()
+    for row in (
+        f"sha256 {archive}",
+        f"model my_run, checkpoint {name}",
+        "checked the frozen graph agrees with the live policy to",
+        f"graph sha256 {graph}",
+        "trained on reInvent2019_track,",
+        "evaluation 2 of 2 laps complete, 100 % on average, best 8.00 s, mean 8.50 s",
+        "robust evaluation 1 of 2 laps complete, 75 % on average, best 12.50 s, mean 12.50 s",
+        f"network {SHALLOW},",
+        "float32, any × 120 × 160 × 1, grey levels 0 to 255",
+        f"a probability for each of {NUM_ACTIONS} actions",
+    ):
+        assert row in text, text
+    numbers = [line.split()[0] for line in shown if line.endswith("m/s")]
+    assert numbers == [str(number) for number in range(NUM_ACTIONS)]
+
+
+def lap(number: int, lap_s: float | None) -> Trial:
+    """Return a complete lap, or half of one."""
+    status = EpisodeStatus.LAP_COMPLETE if lap_s else EpisodeStatus.OFF_TRACK
+    percent = 100.0 if lap_s else 50.0
+    return Trial(number, status.trace_name, percent, lap_s or 5.0, 0, 0, 1.0, 0.0, False)
 
 
 @pytest.mark.slow

@@ -131,7 +131,20 @@ REFUSED = [
                 },
             }
         ),
-        "low must be below high",
+        "action_space.steering_angle: low must be below high, got 30 and 30",
+    ),
+    (
+        "model_metadata.json",
+        both(
+            {
+                **CONTINUOUS,
+                "action_space": {
+                    "steering_angle": {"low": -30, "high": 30},
+                    "speed": {"low": 2.0, "high": 1.0},
+                },
+            }
+        ),
+        "action_space.speed: low must be below high, got 2 and 1",
     ),
     ("model/model_metadata.json", remove("model/model_metadata.json"), "is missing"),
     (
