@@ -27,6 +27,7 @@ from local_trainer.actions import parse_action_space
 from local_trainer.archives import DEFAULT_LIMITS, ArchiveLimits, is_archive, opened
 from local_trainer.config import RunConfig, resolve_config
 from local_trainer.config_keys import NAME_PATTERN
+from local_trainer.environment import without_secrets
 from local_trainer.errors import ConfigError, LocalTrainerError, NotFound, RewardFunctionError
 from local_trainer.hyperparameters import hyperparameter_overrides
 from local_trainer.model_source import ModelSource, SourceCheckpoint, find_model
@@ -731,7 +732,9 @@ def _put_weights_in(run: Run, plan: ImportPlan, folder: Path) -> ImportResult:
     plan_file.write_text(plan.to_json(), encoding="utf-8")
     command = [sys.executable, "-m", "local_trainer.workers.importer", "--run", str(run.path)]
     command += ["--plan", str(plan_file), "--result", str(result_file)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=without_secrets()
+    )
     if done.returncode == 0:
         return ImportResult.from_json(result_file.read_text(encoding="utf-8"))
     try:

@@ -16,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from local_trainer.environment import without_secrets
 from local_trainer.errors import NotFound, RewardFunctionError
 from local_trainer.reward_process import (
     CAPACITY,
@@ -41,9 +41,6 @@ MEMORY_LIMIT_BYTES = 4 * 2**30
 LOG_LIMIT_BYTES = 2**20
 _LOAD_LIMIT_S = 5.0
 _START_LIMIT_S = 30.0
-_SECRET_NAMES = re.compile(
-    r"(AWS|MINIO|REDIS|LOCAL_TRAINER_CONSOLE)_|.*(PASSWORD|SECRET|TOKEN|API_?KEY)", re.IGNORECASE
-)
 _SHOWN_PARAMS = ("progress", "steps", "x", "y", "heading", "speed", "steering_angle")
 
 
@@ -367,16 +364,7 @@ def _environment() -> dict[str, str]:
     root = str(Path(__file__).parents[1])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {
-        **_without_secrets(os.environ),
-        **one_thread,
-        "PYTHONPATH": os.pathsep.join(paths),
-    }
-
-
-def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what opens a bucket, the console, Redis or the like."""
-    return {key: value for key, value in environment.items() if not _SECRET_NAMES.match(key)}
+    return {**without_secrets(), **one_thread, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

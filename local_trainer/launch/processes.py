@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from local_trainer.config import load_config
+from local_trainer.environment import without_secrets
 from local_trainer.runs import Run
 
 
@@ -80,7 +82,13 @@ def start_probe(folder: Path) -> subprocess.Popen[bytes]:
     """
     command = [sys.executable, "-m", "local_trainer.workers.probe", "--folder", str(folder)]
     with (folder / "probe.log").open("ab") as output:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=without_secrets(),
+        )
 
 
 def _start(run: Run, worker: str, arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -95,5 +103,7 @@ def _start(run: Run, worker: str, arguments: list[str]) -> subprocess.Popen[byte
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            # A trainer on its own reaches nobody, and runs the user's preset and environment.
+            env=without_secrets() if worker == "trainer" else dict(os.environ),
             start_new_session=True,
         )
