@@ -22,6 +22,7 @@ from typing import Any
 import ray
 
 from local_trainer.config import RunConfig, load_config
+from local_trainer.environment import without_secrets
 from local_trainer.errors import RunFailed
 from local_trainer.history import read_history
 from local_trainer.launch.ray_desk import ANSWER_S, DeskStore
@@ -215,7 +216,7 @@ def start_worker(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=os.environ | dict.fromkeys(names, threads),
+            env=without_secrets() | dict.fromkeys(names, threads),
             start_new_session=True,
             preexec_fn=leash,
         )
