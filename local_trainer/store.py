@@ -27,7 +27,11 @@ logger = logging.getLogger(__name__)
 
 AWS_ENDPOINT = "https://s3.amazonaws.com"
 PART_BYTES = 8 * 2**20
-"""Files larger than this go up in parts of this size."""
+"""Files larger than this go up in parts, of this size or larger."""
+
+_MOST_PARTS = 3
+"""As many as minio's client sends at once. When one of more fails it waits for ever: the parts
+that it then skips never give back their turn."""
 
 _ATTEMPTS = 4
 _FIRST_WAIT_S = 0.5
@@ -418,7 +422,7 @@ class S3Store:
 
         def ask() -> None:
             self._client.put_object(
-                *self._place(key), io.BytesIO(data), len(data), part_size=PART_BYTES
+                *self._place(key), io.BytesIO(data), len(data), part_size=_part_bytes(len(data))
             )
 
         self._retried("write", key, ask)
@@ -447,7 +451,11 @@ class S3Store:
             with _counting(progress) as count, path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 self._client.put_object(
-                    *self._place(key), file, size, progress=_Meter(count), part_size=PART_BYTES
+                    *self._place(key),
+                    file,
+                    size,
+                    progress=_Meter(count),
+                    part_size=_part_bytes(size),
                 )
 
         self._retried("write", key, ask)
@@ -515,6 +523,11 @@ class S3Store:
             )
         tried = f" after {attempts} attempts" if attempts > 1 else ""
         return StoreError(f"Cannot {verb} {text}{tried}: {code + ': ' if code else ''}{reason}")
+
+
+def _part_bytes(size_bytes: int) -> int:
+    """Return how large the parts of a file are that it is sent in."""
+    return max(PART_BYTES, -(-size_bytes // _MOST_PARTS))
 
 
 _TRANSIENT_CODES = (

@@ -71,6 +71,32 @@ def test_what_is_put_is_got(store: ObjectStore) -> None:
     assert store.get("empty") == b""
 
 
+@pytest.mark.services
+def test_a_full_server_is_told_and_takes_the_file_once_there_is_room(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=400m", "small", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here (not root)")
+    try:
+        with running_minio(disk) as server:
+            options = {"endpoint": server.endpoint, "credentials": server.credentials}
+            store = open_store(f"s3://{server.new_bucket()}/run", **options)
+            ballast = disk / "ballast"
+            ballast.write_bytes(bytes(320 * 2**20))
+            # More parts than are sent at once, were they as small as they may be.
+            file = tmp_path / "file"
+            file.write_bytes(os.urandom(12 * PART_BYTES))
+            with pytest.raises(StoreError, match="Cannot write s3://.*/run/key "):
+                store.upload(file, "key")
+            assert not store.exists("key")
+            ballast.unlink()
+            store.upload(file, "key")
+            assert store.get("key") == file.read_bytes()
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
 def test_put_replaces(store: ObjectStore) -> None:
     store.put("key", b"old and longer")
     store.put("key", b"new")

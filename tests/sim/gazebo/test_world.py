@@ -12,7 +12,6 @@ from sim.ground import draw_ground
 from sim.track import Track
 from sim.track_files import load_track
 
-
 MASS_AND_YAW = ("mass", "inertia/izz")
 
 
