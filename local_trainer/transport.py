@@ -33,6 +33,9 @@ SILENT_S = 20.0
 """A worker that has not been heard of for this long loses its orders to another."""
 
 HEARTBEAT_S = 5.0
+KEPT_S = 24 * 3600
+"""What nobody renews for this long goes from the server: its trainer was killed for good."""
+
 _GROUP = "workers"
 _GIVE_UP_S = 120.0
 _LONGEST_WAIT_S = 5.0
@@ -131,15 +134,20 @@ class RedisTransport:
         self._orders = f"{prefix}:orders"
         self._episodes = f"{prefix}:episodes"
         self._policy = f"{prefix}:policy"
+        self._keys = (self._orders, self._episodes, self._policy)
 
     # The trainer's side.
 
     def publish_policy(self, name: str, graph: bytes) -> None:
         """Make a frozen policy what the orders of this name are played with; the last one goes."""
-        self._retried(
-            "publish a policy",
-            lambda: self._redis.hset(self._policy, mapping={"name": name, "graph": graph}),
-        )
+
+        def publish() -> None:
+            pipe = self._redis.pipeline()
+            pipe.hset(self._policy, mapping={"name": name, "graph": graph})
+            self._renew(pipe)
+            pipe.execute()
+
+        self._retried("publish a policy", publish)
 
     def has_policy(self, name: str) -> bool:
         """Return whether a policy is the published one; a server that was killed may lose it."""
@@ -191,8 +199,7 @@ class RedisTransport:
 
     def clear(self) -> None:
         """Remove everything of the run from the server."""
-        keys = (self._orders, self._episodes, self._policy)
-        self._retried("clean up", lambda: self._redis.delete(*keys))
+        self._retried("clean up", lambda: self._redis.delete(*self._keys))
 
     def _send_missing(self, awaited: dict[str, Order]) -> None:
         """Send every order that is not in the stream: all at first; later those Redis lost."""
@@ -207,10 +214,15 @@ class RedisTransport:
             pipe = self._redis.pipeline()
             for key, order in missing.items():
                 pipe.xadd(self._orders, {"key": key, "order": _order_text(order)})
+            self._renew(pipe)
             pipe.execute()
 
-        if missing:
-            self._retried("send orders", send)
+        self._retried("send orders", send)
+
+    def _renew(self, pipe: Any) -> None:
+        """Let what the run has on the server stay for another day."""
+        for key in self._keys:
+            pipe.expire(key, KEPT_S)
 
     def _read_episodes(
         self, read_before: Sequence[bytes], waits: bool
@@ -325,6 +337,7 @@ class RedisTransport:
             # One transaction: all of it or nothing. A script would copy the episode once more.
             pipe = self._redis.pipeline(transaction=True)
             pipe.xadd(self._episodes, fields)
+            pipe.expire(self._episodes, KEPT_S)  # the trainer may be gone, and its stream with it
             pipe.xack(self._orders, _GROUP, taken.entry)
             pipe.xdel(self._orders, taken.entry)
             try:
@@ -374,6 +387,7 @@ class RedisTransport:
 
         try:
             self._redis.xgroup_create(self._orders, _GROUP, id="0", mkstream=True)
+            self._redis.expire(self._orders, KEPT_S)
         except redis.exceptions.ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise

@@ -168,8 +168,10 @@ def _opened_players(parts: RunParts, trials: int) -> Iterator[Players]:
         from local_trainer.launch.stack_evaluation import stack_players
 
         with stack_players(parts.run, parts.config) as away:
-            yield away
-            away.close()
+            try:
+                yield away
+            finally:
+                away.close()  # a policy has some 20 MB
         return
     cars = min(trials, _MOST_CARS)
     with ExitStack() as rewards:

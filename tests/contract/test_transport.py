@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 from redis_server import PASSWORD, RedisServer, start_redis
 
 from local_trainer.episodes import Episode
 from local_trainer.rollout import Exploration, Interrupted
 from local_trainer.transport import (
+    KEPT_S,
     Order,
     RedisTransport,
     RemoteFailure,
@@ -91,6 +93,10 @@ def work(transport: RedisTransport, worker: str, count: int) -> list[Order]:
             transport.deliver(taken, played(taken.order))
             done.append(taken.order)
     return done
+
+
+def raw_client(server: RedisServer) -> Any:
+    return redis.Redis.from_url(server.url, password=PASSWORD)
 
 
 @pytest.mark.parametrize("keeps_pictures", [True, False])
@@ -192,6 +198,32 @@ def test_two_runs_on_one_server_do_not_meet(connect: Callable[..., RedisTranspor
         work(connect("second"), "w", 1)
         work(connect("first"), "w", 1)
         assert [result.result()[0].iteration for result in results] == [0, 1]
+
+
+def test_what_a_killed_trainer_left_goes_by_itself(
+    server: RedisServer, connect: Callable[..., RedisTransport], request: pytest.FixtureRequest
+) -> None:
+    raw = raw_client(server)
+    prefix = f"local-trainer:{request.node.name}"
+    trainer = connect()
+    trainer.publish_policy("training-3", b"graph")
+    with ThreadPoolExecutor() as threads:
+        arriving = trainer.play([order(0), order(1)])
+        first = threads.submit(next, arriving)
+        work(connect(), "w", 1)
+        first.result()
+        work(connect(), "w", 1)  # arrives for nobody
+    for name in ("orders", "episodes", "policy"):
+        assert KEPT_S - 60 < raw.ttl(f"{prefix}:{name}") <= KEPT_S, name
+    # What publishes or orders keeps all of it.
+    for name in ("orders", "episodes", "policy"):
+        raw.expire(f"{prefix}:{name}", 100)
+    trainer.publish_policy("training-4", b"graph")
+    for name in ("orders", "episodes", "policy"):
+        assert raw.ttl(f"{prefix}:{name}") > KEPT_S - 60, name
+    trainer.clear()
+    assert connect().take("w", 0.1) == []  # a worker that is still there makes the stream anew
+    assert raw.ttl(f"{prefix}:orders") > 0
 
 
 def test_a_lease_has_one_holder_and_ends(connect: Callable[..., RedisTransport]) -> None:
