@@ -40,6 +40,7 @@ _GROUP = "workers"
 _GIVE_UP_S = 120.0
 _LONGEST_WAIT_S = 5.0
 _CHECK_S = 5.0
+_CHECKS_AT_ZERO = 3
 _POLL_MS = 500
 _READ_AT_ONCE = 4
 _ARRAYS: dict[str, np.dtype[Any]] = {
@@ -177,6 +178,7 @@ class RedisTransport:
         is_sent = False
         checked = time.monotonic()
         read: list[bytes] = []
+        at_zero: dict[bytes, int] = {}
         while awaited:
             entries = self._read_episodes(read, is_sent)
             read = [entry for entry, _ in entries]
@@ -190,7 +192,8 @@ class RedisTransport:
                     raise _failure(fields)
             is_due = time.monotonic() - checked > _CHECK_S
             if awaited and not entries and (is_due or not is_sent):
-                self._send_missing(awaited)
+                present = self._send_missing(awaited)
+                at_zero = self._free_from_the_future(present, at_zero)
                 is_sent, checked = True, time.monotonic()
             if should_stop():
                 self._drop_orders(read)
@@ -201,13 +204,14 @@ class RedisTransport:
         """Remove everything of the run from the server."""
         self._retried("clean up", lambda: self._redis.delete(*self._keys))
 
-    def _send_missing(self, awaited: dict[str, Order]) -> None:
-        """Send every order that is not in the stream: all at first; later those Redis lost."""
-        present = {
-            _text(fields, b"key")
-            for _, fields in self._retried("look", lambda: self._redis.xrange(self._orders))
-        }
+    def _send_missing(self, awaited: dict[str, Order]) -> list[bytes]:
+        """Send every order that is not in the stream: all at first; later those Redis lost.
 
+        Returns:
+            The entries that were there.
+        """
+        found = self._retried("look", lambda: self._redis.xrange(self._orders))
+        present = {_text(fields, b"key") for _, fields in found}
         missing = {key: order for key, order in awaited.items() if key not in present}
 
         def send() -> None:
@@ -218,6 +222,33 @@ class RedisTransport:
             pipe.execute()
 
         self._retried("send orders", send)
+        return [entry for entry, _ in found]
+
+    def _free_from_the_future(
+        self, present: Sequence[bytes], at_zero: dict[bytes, int]
+    ) -> dict[bytes, int]:
+        """Hand on orders whose worker fell silent before the server's clock was set back.
+
+        They were taken in what is now the future: Redis says they were taken 0 ms ago, for hours,
+        and gives them to nobody. One that is being played is at exactly 0 now and then at most.
+
+        Args:
+            present: The entries of the stream, oldest first.
+            at_zero: What this returned at the last check: how often in a row each was at 0.
+        """
+        if not present:
+            return {}
+
+        def look() -> Any:
+            ends = (present[0], present[-1])
+            return self._redis.xpending_range(self._orders, _GROUP, *ends, len(present))
+
+        taken = self._retried("look who plays", look)
+        now_at_zero = [one["message_id"] for one in taken if one["time_since_delivered"] == 0]
+        at_zero = {entry: at_zero.get(entry, 0) + 1 for entry in now_at_zero}
+        stuck = [entry for entry, times in at_zero.items() if times >= _CHECKS_AT_ZERO]
+        self._release("trainer", stuck)
+        return at_zero
 
     def _renew(self, pipe: Any) -> None:
         """Let what the run has on the server stay for another day."""
@@ -321,12 +352,14 @@ class RedisTransport:
 
     def give_back(self, worker: str, taken: Sequence[TakenOrder]) -> None:
         """Hand orders to whoever asks next."""
-        entries = [one.entry for one in taken]
+        self._release(worker, [one.entry.encode() for one in taken])
+
+    def _release(self, holder: str, entries: Sequence[bytes]) -> None:
         if entries:
             self._retried(
                 "give orders back",
                 lambda: self._redis.xclaim(
-                    self._orders, _GROUP, worker, 0, entries, idle=self._silent_ms, justid=True
+                    self._orders, _GROUP, holder, 0, entries, idle=self._silent_ms, justid=True
                 ),
             )
 

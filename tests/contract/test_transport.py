@@ -22,6 +22,7 @@ from local_trainer.transport import (
     Order,
     RedisTransport,
     RemoteFailure,
+    TakenOrder,
     TransportError,
     decode_episode,
     encode_episode,
@@ -146,6 +147,52 @@ def test_a_silent_workers_order_goes_to_another(connect: Callable[..., RedisTran
         second = threads.submit(lambda: list(connect().play([order(1)])))
         work(keen, "keen", 1)
         assert [episode.index for episode in second.result()] == [1]
+
+
+def test_an_order_taken_before_the_clock_went_back_goes_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("local_trainer.transport._CHECK_S", 0.3)
+    server = start_redis(tmp_path, "--enable-debug-command", "local")
+    trainer, worker = (RedisTransport(server.url, "run", PASSWORD, 30.0) for _ in range(2))
+    deadline = time.monotonic() + 10.0
+    try:
+        with ThreadPoolExecutor() as threads:
+            orders = [order(0), order(1)]
+            result = threads.submit(
+                lambda: list(trainer.play(orders, lambda: time.monotonic() > deadline))
+            )
+            (lost,) = worker.take("killed", 5.0)
+            (kept,) = worker.take("alive", 5.0)
+            take_in_the_future(server, "local-trainer:run:orders", lost)
+            found: list[TakenOrder] = []
+            while not found and time.monotonic() < deadline:
+                worker.keep("alive", [kept])
+                found = worker.take("other", 0.1)
+            assert [one.order for one in found] == [lost.order]
+            for one in (*found, kept):
+                worker.deliver(one, played(one.order))
+            assert len(result.result()) == 2
+    finally:
+        server.kill()
+
+
+def take_in_the_future(server: RedisServer, stream: str, taken: TakenOrder) -> None:
+    """Make an order look as if its worker took it in three hours: the clock went back since.
+
+    XCLAIM refuses such a time; a stream that is restored may hold it.
+    """
+    raw = raw_client(server)
+    then = int(1000 * time.time()) - 1000
+    later = then + 3 * 3600 * 1000
+    raw.xclaim(stream, "workers", "killed", 0, [taken.entry], time=then, justid=True)
+    stored = raw.dump(stream)
+    assert stored.count(then.to_bytes(8, "little")) == 1
+    changed = stored.replace(then.to_bytes(8, "little"), later.to_bytes(8, "little"))
+    raw.execute_command("DEBUG", "SET-SKIP-CHECKSUM-VALIDATION", 1)
+    raw.restore(stream, 0, changed, replace=True)
+    (held,) = raw.xpending_range(stream, "workers", "-", "+", 9, "killed")
+    assert held["time_since_delivered"] == 0
 
 
 def test_orders_given_back_are_played_at_once(connect: Callable[..., RedisTransport]) -> None:
