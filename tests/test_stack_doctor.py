@@ -51,6 +51,7 @@ def test_no_docker_command(tmp_path: Path) -> None:
 
 
 @NEEDS_DOCKER
+@pytest.mark.docker
 def test_an_engine_that_does_not_answer(tmp_path: Path) -> None:
     found, mend = failures(tmp_path, DOCKER_HOST=f"unix://{tmp_path}/none.sock")["engine"]
     assert found.startswith("no Docker engine answers") and mend == PREPARE
