@@ -139,7 +139,8 @@ class StackPlayers:
             if self._num_restarts == _MOST_RESTARTS:
                 raise RunFailed(
                     f"The rollout worker ended with status {container.exit_status}, "
-                    f"{_MOST_RESTARTS + 1} times; what it said is in logs/rollout-0.log."
+                    f"{_MOST_RESTARTS + 1} times; what it said is in "
+                    "logs/evaluation-rollout-0.log."
                 )
             self._num_restarts += 1
             self._containers.restart(container)

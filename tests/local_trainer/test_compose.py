@@ -10,7 +10,13 @@ import pytest
 from local_trainer.launch.compose import write_secrets
 
 ROOT = Path(__file__).parents[2]
-LONG_RUNNING = ("redis", "minio", "gazebo")
+LONG_RUNNING = {
+    "redis": "unless-stopped",
+    "minio": "unless-stopped",
+    "gazebo": "unless-stopped",
+    "trainer": "on-failure",  # one that is done stays so
+    "rollout": "unless-stopped",
+}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +45,9 @@ def test_services_can_do_no_more_than_they_must(stack: dict[str, Any], name: str
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert int(service["mem_limit"]) > 0
     assert service["healthcheck"]["test"]
-    assert service["restart"] == "unless-stopped"
+    assert service["restart"] == LONG_RUNNING[name]
+    user, group = service["user"].split(":")
+    assert int(user) > 0 and int(group) > 0
     assert not service.get("privileged")
 
 

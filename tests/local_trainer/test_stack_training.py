@@ -38,6 +38,7 @@ def test_without_docker_it_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 @NEEDS_DOCKER
+@pytest.mark.docker
 def test_an_engine_that_does_not_answer_is_told(tmp_path: Path) -> None:
     line = refused(tmp_path, DOCKER_HOST=f"unix://{tmp_path}/none.sock")
     assert "needs a Docker engine" in line and "none answers" in line
@@ -49,6 +50,7 @@ def test_a_picture_that_varies_is_refused_with_gazebo(tmp_path: Path) -> None:
 
 
 @NEEDS_DOCKER
+@pytest.mark.docker
 @pytest.mark.parametrize("override", [[], ["compose/gpu.yml"]], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("profiles", [[], ["gazebo"], ["train"], ["gazebo", "train"]])
 def test_every_combination_of_files_is_a_stack(override: list[str], profiles: list[str]) -> None:
@@ -74,8 +76,8 @@ def test_every_combination_of_files_is_a_stack(override: list[str], profiles: li
         assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", []))
     if "train" in profiles:
         assert services["trainer"]["command"][-1] == "s3://local-trainer/one"
-        devices = services["trainer"].get("deploy", {}).get("resources", {}).get("reservations")
-        assert bool(devices) == bool(override)
         for service in ("trainer", "rollout"):
+            devices = services[service].get("deploy", {}).get("resources", {}).get("reservations")
+            assert bool(devices) == bool(override)
             # A password in an argument would show in the process list.
             assert not {"r", "u", "m"} & set(services[service]["command"])
