@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -26,7 +27,8 @@ def up(
     """Start the stack and wait until it is healthy; makes passwords in .env the first time."""
     from local_trainer.launch import compose
 
-    compose.up(simulators, build)
+    with compose.changing(_say_others_first):
+        compose.up(simulators, build)
     _show()
 
 
@@ -39,22 +41,19 @@ def down(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Stop the stack. What Redis and MinIO hold stays."""
-    from local_trainer.errors import ConfigError, RunFailed
+    from local_trainer.errors import RunFailed
     from local_trainer.launch import cleanup, compose
 
-    training = cleanup.containers_of_runs()
-    if training:
-        raise ConfigError(
-            f"A run is at work in the stack ({', '.join(training)}); stop it first: Ctrl-C where "
-            f"it is watched, or docker stop {' '.join(training)}. Nothing was stopped or removed."
-        )
+    _refuse_while_used()
     found = cleanup.stack_volumes() if volumes else []
     if found:
         named = ", ".join(f"{volume.name} ({volume.size})" for volume in found)
         confirm(f"Remove the stack's containers and the volumes {named}?", yes)
-    if volumes:
-        cleanup.remove_ended_containers()  # they would keep a volume in use
-    compose.down(volumes)
+    with compose.changing(_say_others_first):
+        _refuse_while_used()  # whoever was waited for may have started one
+        if volumes:
+            cleanup.remove_ended_containers()  # they would keep a volume in use
+        compose.down(volumes)
     left = {volume.name for volume in cleanup.stack_volumes()} if volumes else set()
     for volume in found:
         if volume.name not in left:
@@ -120,6 +119,22 @@ def build() -> None:
     from local_trainer.launch import compose
 
     compose.build()
+
+
+def _refuse_while_used() -> None:
+    from local_trainer.errors import ConfigError
+    from local_trainer.launch import cleanup
+
+    training = cleanup.containers_of_runs()
+    if training:
+        raise ConfigError(
+            f"A run is at work in the stack ({', '.join(training)}); stop it first: Ctrl-C where "
+            f"it is watched, or docker stop {' '.join(training)}. Nothing was stopped or removed."
+        )
+
+
+def _say_others_first() -> None:
+    print("Waiting for another command that starts or ends parts of the stack.", file=sys.stderr)
 
 
 def _show() -> None:

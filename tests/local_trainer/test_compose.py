@@ -1,13 +1,15 @@
 import json
+import os
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from local_trainer.launch.compose import write_secrets
+from local_trainer.launch.compose import changing, write_secrets
 
 ROOT = Path(__file__).parents[2]
 LONG_RUNNING = {
@@ -91,3 +93,16 @@ def test_secrets_others_could_read_are_closed_to_them(tmp_path: Path) -> None:
     path.chmod(0o644)
     write_secrets(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_stack_is_not_started_while_another_command_changes_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "local_trainer", "stack", "up"]
+    # Without Docker it ends as soon as it may begin.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": str(tmp_path)}
+    with changing():
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("Waiting for another command")
+        assert process.poll() is None
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2 and "needs Docker" in said
