@@ -20,6 +20,7 @@ from local_trainer.launch import compose
 from local_trainer.launch.containers import BUCKET as BUCKET
 from local_trainer.launch.containers import IMAGE as IMAGE
 from local_trainer.launch.containers import (
+    RunContainer,
     RunContainers,
     check_stack,
     is_used,
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 1.0
 _MOST_RESTARTS = 5
+"""Of all containers together, between two finished iterations."""
+
 _PULL_LIMIT_S = 60.0
 _REFUSED = ConfigError.exit_status
 """A worker that ends with this would do so again: a password or a setting is wrong."""
@@ -55,6 +58,9 @@ class StackTraining:
         self._notices = Notices(run.notices_file, self._containers.short_name)
         self._num_asked = self._num_stops = 0
         self._num_restarts = 0
+        """Since the last iteration that was finished."""
+        self._iteration = 0
+        self._given_up: set[str] = set()
 
     def request_stop(self) -> None:
         """Ask the training to stop and save; the second time it is ended at once."""
@@ -159,6 +165,7 @@ class StackTraining:
                 mirror.pull_live()
             except LocalTrainerError as error:
                 self._say(f"progress is not seen: {error}")
+            self._count_anew()
             self._pass_on_stops(trainer)
             found = self._containers.found()
             if not any(one.name == trainer for one in found):
@@ -173,10 +180,7 @@ class StackTraining:
                 may_restart &= container.exit_status != _REFUSED
                 if may_restart and (container.was_killed or not is_trainer):
                     self._num_restarts += 1
-                    self._say(
-                        f"{self._containers.short_name(container.name)} ended with status "
-                        f"{container.exit_status} and is started again"
-                    )
+                    self._say_ended(container, "is started again")
                     self._containers.restart(container)
                 elif is_trainer:
                     if container.is_out_of_memory:
@@ -191,6 +195,21 @@ class StackTraining:
                         f"No rollout worker is left; the last words of {container.name} "
                         f"(status {container.exit_status}): {words or 'none'}"
                     )
+                elif self._num_asked == 0 and container.name not in self._given_up:
+                    self._given_up.add(container.name)
+                    self._say_ended(container, "is not started again")
+
+    def _count_anew(self) -> None:
+        """Allow as many restarts as before once an iteration was finished meanwhile."""
+        iteration = self._run.read_status().iteration
+        if iteration > self._iteration:
+            self._iteration = iteration
+            self._num_restarts = 0
+            self._given_up.clear()
+
+    def _say_ended(self, container: RunContainer, what_follows: str) -> None:
+        name = self._containers.short_name(container.name)
+        self._say(f"{name} ended with status {container.exit_status} and {what_follows}")
 
     def _say_others_first(self) -> None:
         self._say("waits for another command that starts or ends parts of the stack")
