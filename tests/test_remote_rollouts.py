@@ -242,6 +242,18 @@ def test_a_reward_function_that_raises_ends_the_run_with_its_line(
         assert worker.wait(timeout=30) == 0, log_of(stack.run, "rollout")
 
 
+def test_workers_that_nobody_counts_have_logs_of_their_own_and_can_end_by_themselves(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    with stack_of(tmp_path, server) as stack:
+        workers = [stack.start("rollout", "--idle-limit-s", "3") for _ in range(2)]
+        for worker in workers:
+            assert worker.wait(timeout=120) == 0, log_of(stack.run, "rollout")
+        assert log_of(stack.run, "rollout").count("ends: no order for 3 s") == 2
+        assert len(list((stack.run.path / "logs").glob("reward-*.log"))) == 2
+        assert not (stack.run.path / "logs/reward.log").exists()
+
+
 def test_a_wrong_password_is_told_in_one_line(tmp_path: Path, server: RedisServer) -> None:
     run = new_run(tmp_path)
     place = {"REDIS_URL": server.url, "REDIS_PASSWORD": "guessed"}

@@ -71,10 +71,16 @@ class RunContainers:
         self._start("trainer", name, ["local_trainer.workers.trainer", "--remote"])
         return name
 
-    def start_rollouts(self, num_workers: int) -> None:
-        """Start rollout workers, numbered from 0."""
+    def start_rollouts(self, num_workers: int, idle_limit_s: float | None = None) -> None:
+        """Start rollout workers, numbered from 0.
+
+        Args:
+            num_workers: How many.
+            idle_limit_s: They end by themselves after so long without an order.
+        """
+        limit = [] if idle_limit_s is None else ["--idle-limit-s", str(idle_limit_s)]
         for number in range(num_workers):
-            more = ["--index", str(number), "--shown-as", str(self._shown_as)]
+            more = ["--index", str(number), "--shown-as", str(self._shown_as), *limit]
             self._start(
                 "rollout", self._name(f"rollout-{number}"), ["local_trainer.workers.rollout", *more]
             )

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _REDIS_LIMIT_S = 60.0
 _LOOK_S = 2.0
 _MOST_RESTARTS = 3
+_IDLE_LIMIT_S = 600.0
+"""A worker without orders for this long was left alone: the evaluation was killed."""
 
 
 def in_gazebo(config: RunConfig, trials: int) -> RunConfig:
@@ -81,7 +83,7 @@ def stack_players(run: Run, config: RunConfig) -> Iterator[StackPlayers]:
             compose.ensure(num_rollouts() + config.workers, may_renew=not is_used())
             store = open_bucket(name)
             _send(run, config, store)
-            containers.start_rollouts(config.workers)
+            containers.start_rollouts(config.workers, _IDLE_LIMIT_S)
         settings = compose.settings()
         url = f"redis://127.0.0.1:{settings.get('REDIS_PORT', '6379')}/0"
         transport = RedisTransport(url, name, settings["REDIS_PASSWORD"])

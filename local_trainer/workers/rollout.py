@@ -64,17 +64,25 @@ class RolloutWorker:
     """Plays what a run's trainer orders, until it is told to stop."""
 
     def __init__(
-        self, parts: RunParts, transport: RedisTransport, index: int, shown_as: str
+        self,
+        parts: RunParts,
+        transport: RedisTransport,
+        index: int | None,
+        shown_as: str,
+        idle_limit_s: float = math.inf,
     ) -> None:
         """Prepare; simulator and reward process start with `work`.
 
         Args:
             parts: The run.
             transport: Where orders come from.
-            index: Which worker of this machine; names the reward function's log.
+            index: Which worker of this machine; names the reward function's log. None if nobody
+                counts them: the log has the worker's own name then.
             shown_as: How the user calls the run's folder, for messages.
+            idle_limit_s: It ends by itself after so long without an order.
         """
-        self.name = f"{socket.gethostname()}-{index}-{uuid4().hex[:8]}"
+        number = "" if index is None else f"{index}-"
+        self.name = f"{socket.gethostname()}-{number}{uuid4().hex[:8]}"
         self._parts = parts
         self._transport = transport
         self._index = index
@@ -82,6 +90,8 @@ class RolloutWorker:
         self._most = orders_at_once(parts.config)
         self._held: list[TakenOrder] = []
         self._stop = StopFlag()
+        self._idle_limit_s = idle_limit_s
+        self._played = time.monotonic()
         self._stepped = time.monotonic()
         self._loading = ""
         """What is being loaded, while it is."""
@@ -125,7 +135,7 @@ class RolloutWorker:
             return
         if not is_open:
             return
-        self._held = self._transport.take(self.name, _WAIT_S, self._most)
+        self._take(self._most)
         if not self._held:
             return
         self._stepped = time.monotonic()
@@ -143,6 +153,14 @@ class RolloutWorker:
             self._fail(error)
         finally:
             self._held = []
+            self._played = time.monotonic()
+
+    def _take(self, most: int) -> None:
+        """Take orders; without any for too long, whoever would send them is taken to be gone."""
+        self._held = self._transport.take(self.name, _WAIT_S, most)
+        if not self._held and time.monotonic() - self._played > self._idle_limit_s:
+            logger.warning("ends: no order for %.0f s", self._idle_limit_s)
+            self._stop.set()
 
     def _play(self) -> None:
         def kind(taken: TakenOrder) -> tuple[str, str, int, str, bool]:
@@ -213,9 +231,8 @@ class RolloutWorker:
             return True
         tracks = self._parts.all_tracks
         if not self._rewards:
-            first = self._index * len(tracks)
             self._rewards = [
-                open_reward(self._parts, first + number, track)
+                open_reward(self._parts, self._log_of(number, len(tracks)), track)
                 for number, track in enumerate(tracks)
             ]
         host = None if self._lease is None else self._lease.claim(self._stop.is_set)
@@ -228,6 +245,7 @@ class RolloutWorker:
             return False
         finally:
             self._loading = ""
+        self._played = time.monotonic()  # a free simulator may have been waited for
         logger.info("plays for run %s%s", self._parts.run.name, f" in {host}" if host else "")
         # In the order of the tracks: an episode's number says who plays it.
         self._rollouts = [
@@ -235,6 +253,12 @@ class RolloutWorker:
             for simulator, reward in zip(simulators, self._rewards, strict=True)
         ]
         return True
+
+    def _log_of(self, track: int, num_tracks: int) -> int | str:
+        """Return what names the log of a track's reward function."""
+        if self._index is not None:
+            return self._index * num_tracks + track
+        return f"{self.name}-{track}" if num_tracks > 1 else self.name
 
     def _drop_rollout(self, is_dead: bool = False) -> None:
         rollouts, self._rollouts = self._rollouts, []
@@ -252,7 +276,7 @@ class RolloutWorker:
         if isinstance(error, TransportError):
             raise error
         while not self._stop.is_set():
-            self._held = self._transport.take(self.name, _WAIT_S)
+            self._take(1)
             if self._held:
                 self._fail(error)
                 return
@@ -359,14 +383,19 @@ def run_files(location: str) -> Iterator[Run]:
 
 
 def work(
-    location: str, index: int, shown_as: str, on_start: Callable[[RolloutWorker], None]
+    location: str,
+    index: int | None,
+    shown_as: str,
+    idle_limit_s: float,
+    on_start: Callable[[RolloutWorker], None],
 ) -> None:
     """Play for a run until told to stop.
 
     Args:
         location: The run's folder, or where in a bucket it lies.
-        index: Which worker of this machine.
+        index: Which worker of this machine; None if nobody counts them.
         shown_as: How the user calls the run's folder, for messages.
+        idle_limit_s: It ends by itself after so long without an order.
         on_start: Is given the worker before it plays.
 
     Raises:
@@ -378,7 +407,7 @@ def work(
         threads = max(1, parts.threads // parts.config.workers)
         parts = replace(parts, threads=threads)
         transport = open_transport(run.name)
-        worker = RolloutWorker(parts, transport, index, shown_as.rstrip("/"))
+        worker = RolloutWorker(parts, transport, index, shown_as.rstrip("/"), idle_limit_s)
         on_start(worker)
         worker.work()
 
@@ -387,8 +416,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the worker's command line."""
     parser = argparse.ArgumentParser(prog="python -m local_trainer.workers.rollout")
     parser.add_argument("--run", required=True, help="the run's folder, or s3://bucket/prefix")
-    parser.add_argument("--index", type=int, default=0, help="which worker of this machine")
+    parser.add_argument("--index", type=int, help="which worker of this machine")
     parser.add_argument("--shown-as", help="the run's folder in messages; default: --run")
+    parser.add_argument(
+        "--idle-limit-s", type=float, default=math.inf, help="end after so long without an order"
+    )
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 
@@ -399,7 +431,8 @@ def main(arguments: list[str] | None = None) -> int:
     # Before there is something to hand back, a request to stop ends the process.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        work(parsed.run, parsed.index, parsed.shown_as or parsed.run, on_start)
+        shown_as = parsed.shown_as or parsed.run
+        work(parsed.run, parsed.index, shown_as, parsed.idle_limit_s, on_start)
     except LocalTrainerError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -83,12 +83,15 @@ def load_run_parts(run: Run) -> RunParts:
     )
 
 
-def open_reward(parts: RunParts, worker: int = 0, track: Track | None = None) -> RewardFunction:
+def open_reward(
+    parts: RunParts, worker: int | str = 0, track: Track | None = None
+) -> RewardFunction:
     """Start the run's reward function; it loads while the caller goes on.
 
     Args:
         parts: The run.
-        worker: Number of the rollout worker it is for; each has a process and a log of its own.
+        worker: Number or name of the rollout worker it is for; each has a process and a log of
+            its own.
         track: Which of the run's tracks it judges on; the first if left out.
     """
     name = f"reward-{worker}.log" if worker else "reward.log"
