@@ -128,6 +128,11 @@ class Run:
         return self.path / "logs" / "notices.log"
 
     @property
+    def evaluation_notices_file(self) -> Path:
+        """Return what its evaluations in the container stack waited for, one line each."""
+        return self.path / "logs" / "evaluation-notices.log"
+
+    @property
     def failure_file(self) -> Path:
         """Return what ended a failed run."""
         return self.path / "failure.json"

@@ -95,12 +95,13 @@ def _drive(
     simulator: str,
     is_quiet: bool,
 ) -> EvaluationReport:
-    from local_trainer.cli.watch import failure_of
+    from local_trainer.cli.watch import NoticesView, failure_of, runs_after
     from local_trainer.evaluation import read_report
     from local_trainer.launch.processes import start_evaluation
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "report.json"
+        notices = NoticesView(run.evaluation_notices_file, stdout())
         process = start_evaluation(run, trials, checkpoint, robust, resets, file, simulator)
         try:
             if is_quiet:
@@ -108,7 +109,9 @@ def _drive(
             else:
                 where = " in Gazebo" if simulator == "gazebo" else ""
                 with stdout().status(f"{trials} laps with the {checkpoint} checkpoint{where} …"):
-                    process.wait()
+                    while runs_after(process):
+                        notices.show()
+                    notices.show()
         except KeyboardInterrupt:
             process.terminate()
             process.wait()

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.console import Console
+
 from local_trainer.cli import live
 from local_trainer.cli.console import stderr, stdout
 from local_trainer.errors import RunFailed
@@ -106,6 +108,27 @@ def _stop(process: subprocess.Popen[bytes], watcher: _Watcher) -> int:
     return INTERRUPTED
 
 
+class NoticesView:
+    """Writes what is appended to a file from now on, line by line."""
+
+    def __init__(self, path: Path, console: Console) -> None:
+        """Take the file, there already or not."""
+        self._path = path
+        self._console = console
+        self._offset = _size(path)
+
+    def show(self) -> None:
+        """Write what is new."""
+        if _size(self._path) > self._offset:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                text = file.read()
+            lines = text[: text.rfind(b"\n") + 1]
+            self._offset += len(lines)
+            for line in lines.decode("utf-8").splitlines():
+                self._console.print(line, markup=False)
+
+
 class _Watcher:
     """Shows a run's progress: a live view in a terminal, one line an iteration elsewhere."""
 
@@ -116,7 +139,7 @@ class _Watcher:
         self._console = stderr() if to_stderr else stdout()
         self._shows_progress = shows_progress
         self._standing, self._offset = _standing_before(run)
-        self._notices_offset = _size(run.notices_file)
+        self._notices = NoticesView(run.notices_file, self._console)
         self._started = time.monotonic()
         used_minutes = run.read_status().minutes
         self._limit = live.TimeLimit(load_config(run.config_file).stop.minutes, used_minutes)
@@ -164,22 +187,12 @@ class _Watcher:
         """Yield events as they are written, None after each look, until the process ended."""
         is_running = True
         while is_running:
-            is_running = _runs_after(process, _POLL_S)
-            self._show_notices()
+            is_running = runs_after(process)
+            # Above the live view.
+            self._notices.show()
             events, self._offset = follow_events(self._run.progress_file, self._offset)
             yield from events
             yield None
-
-    def _show_notices(self) -> None:
-        """Write what the run began to wait for, above the live view."""
-        if _size(self._run.notices_file) > self._notices_offset:
-            with self._run.notices_file.open("rb") as file:
-                file.seek(self._notices_offset)
-                text = file.read()
-            lines = text[: text.rfind(b"\n") + 1]
-            self._notices_offset += len(lines)
-            for line in lines.decode("utf-8").splitlines():
-                self._console.print(line, markup=False)
 
     def _elapsed(self) -> str:
         return self._limit.text(time.monotonic() - self._started)
@@ -193,7 +206,8 @@ def _is_new_start(event: Event) -> bool:
     return isinstance(event, PhaseEvent) and event.phase == "setup" and not event.detail
 
 
-def _runs_after(process: subprocess.Popen[bytes], wait_s: float) -> bool:
+def runs_after(process: subprocess.Popen[bytes], wait_s: float = _POLL_S) -> bool:
+    """Return whether a process still runs after a moment."""
     try:
         process.wait(wait_s)
     except subprocess.TimeoutExpired:

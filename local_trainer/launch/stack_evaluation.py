@@ -10,7 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from local_trainer.config import RunConfig, config_text
 from local_trainer.episodes import Episode
@@ -23,6 +23,7 @@ from local_trainer.launch.containers import (
     num_rollouts,
     open_bucket,
 )
+from local_trainer.launch.notices import Notices
 from local_trainer.mirror import is_mirrored, is_print, is_setup
 from local_trainer.players import Acting, RemotePlayers
 from local_trainer.rollout import GREEDY, Exploration
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 _REDIS_LIMIT_S = 60.0
 _LOOK_S = 2.0
+_OTHERS_FIRST = "waits for another command that starts or ends parts of the stack"
 _MOST_RESTARTS = 3
 _IDLE_LIMIT_S = 600.0
 """A worker without orders for this long was left alone: the evaluation was killed."""
@@ -76,31 +78,36 @@ def stack_players(run: Run, config: RunConfig) -> Iterator[StackPlayers]:
     # A name of its own: the run itself may train in the stack at the same time.
     name = f"{run.name}-evaluation-{secrets.token_hex(4)}"
     containers = RunContainers(name, run.path)
-    stood = compose.running()
-    store: ObjectStore | None = None
-    try:
-        with compose.changing():
-            compose.ensure(num_rollouts() + config.workers, may_renew=not is_used())
-            store = open_bucket(name)
-            _send(run, config, store)
-            containers.start_rollouts(config.workers, _IDLE_LIMIT_S)
-        settings = compose.settings()
-        url = f"redis://127.0.0.1:{settings.get('REDIS_PORT', '6379')}/0"
-        transport = RedisTransport(url, name, settings["REDIS_PASSWORD"])
-        transport.wait_until_up(_REDIS_LIMIT_S)
-        players = StackPlayers(transport, containers)
-        yield players
-    finally:
-        _end(run, containers, store, stood)
+    with closing(Notices(run.evaluation_notices_file, containers.short_name)) as notices:
+        notices.say("brings the stack up: Redis, MinIO and a simulator")
+        stood = compose.running()
+        store: ObjectStore | None = None
+        try:
+            with compose.changing(lambda: notices.say(_OTHERS_FIRST)):
+                compose.ensure(num_rollouts() + config.workers, may_renew=not is_used())
+                store = open_bucket(name)
+                _send(run, config, store)
+                containers.start_rollouts(config.workers, _IDLE_LIMIT_S)
+            settings = compose.settings()
+            url = f"redis://127.0.0.1:{settings.get('REDIS_PORT', '6379')}/0"
+            transport = RedisTransport(url, name, settings["REDIS_PASSWORD"])
+            transport.wait_until_up(_REDIS_LIMIT_S)
+            players = StackPlayers(transport, containers, notices)
+            yield players
+        finally:
+            _end(run, containers, store, stood, notices)
 
 
 class StackPlayers:
     """A rollout worker in a container, looked after. Implements `local_trainer.players.Players`."""
 
-    def __init__(self, transport: RedisTransport, containers: RunContainers) -> None:
-        """Take the streams and the containers that play."""
-        self._remote = RemotePlayers(transport, logger.warning)
+    def __init__(
+        self, transport: RedisTransport, containers: RunContainers, notices: Notices
+    ) -> None:
+        """Take the streams, the containers that play, and whom to tell what is waited for."""
+        self._remote = RemotePlayers(transport, notices.say)
         self._containers = containers
+        self._notices = notices
         self._looked = time.monotonic()
         self._num_restarts = 0
 
@@ -135,7 +142,9 @@ class StackPlayers:
         if time.monotonic() - self._looked < _LOOK_S:
             return
         self._looked = time.monotonic()
-        for container in self._containers.found():
+        found = self._containers.found()
+        self._notices.follow(container.name for container in found if container.is_running)
+        for container in found:
             if container.is_running:
                 continue
             if self._num_restarts == _MOST_RESTARTS:
@@ -145,6 +154,10 @@ class StackPlayers:
                     "logs/evaluation-rollout-0.log."
                 )
             self._num_restarts += 1
+            self._notices.say(
+                f"{self._containers.short_name(container.name)} ended with status "
+                f"{container.exit_status} and is started again"
+            )
             self._containers.restart(container)
 
 
@@ -158,10 +171,14 @@ def _send(run: Run, config: RunConfig, store: ObjectStore) -> None:
 
 
 def _end(
-    run: Run, containers: RunContainers, store: ObjectStore | None, stood: frozenset[str]
+    run: Run,
+    containers: RunContainers,
+    store: ObjectStore | None,
+    stood: frozenset[str],
+    notices: Notices,
 ) -> None:
     containers.keep_logs(run.path / "logs", "evaluation-")
-    with compose.changing():
+    with compose.changing(lambda: notices.say(_OTHERS_FIRST)):
         containers.remove()
         try:
             if store is not None:
