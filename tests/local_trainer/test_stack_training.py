@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from local_trainer.checkpoints import Checkpoint
+from local_trainer.config import resolve_config
+from local_trainer.run_files import create_run
+
 ROOT = Path(__file__).parents[2]
 NEEDS_DOCKER = pytest.mark.skipif(shutil.which("docker") is None, reason="no docker command here")
 
@@ -47,6 +51,33 @@ def test_an_engine_that_does_not_answer_is_told(tmp_path: Path) -> None:
 def test_a_picture_that_varies_is_refused_with_gazebo(tmp_path: Path) -> None:
     line = refused(tmp_path, "--set", "simulator.randomization.brightness=[0.8, 1.2]")
     assert "must leave the picture as it is with simulator.backend gazebo" in line
+
+
+def test_an_evaluation_says_what_it_waits_for(tmp_path: Path) -> None:
+    run = create_run(resolve_config(None, [], {"run": "one"}), tmp_path)
+    checkpoint = Checkpoint(0, 0)
+    for path in checkpoint.files(run.model_dir):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    # An engine that can start nothing.
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(
+        '#!/bin/sh\ncase "$*" in *" up "*) echo "error: disk full" >&2; exit 1; esac\n'
+    )
+    docker.chmod(0o755)
+    command = [sys.executable, "-m", "local_trainer", "evaluate", "one", "--simulator", "gazebo"]
+    done = subprocess.run(
+        [*command, "--runs-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{docker.parent}{os.pathsep}{os.environ['PATH']}"},
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == ["brings the stack up: Redis, MinIO and a simulator"]
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["error: docker compose up: error: disk full"]
 
 
 @NEEDS_DOCKER
