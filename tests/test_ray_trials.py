@@ -21,17 +21,20 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 
-def add_node(cluster: Any) -> Any:
-    """Add a node with one CPU; with ports named it does not wait for its agents."""
+def ports() -> dict[str, int]:
+    """Return free ports for a node's agents; with ports named it does not wait for them."""
     names = ("metrics_export_port", "metrics_agent_port", "dashboard_agent_listen_port")
     sockets = [socket.socket() for _ in range(4)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
+    found = [one.getsockname()[1] for one in sockets]
     for one in sockets:
         one.close()
-    named = dict(zip((*names, "runtime_env_agent_port"), ports, strict=True))
-    return cluster.add_node(num_cpus=1, object_store_memory=10**8, **named)
+    return dict(zip((*names, "runtime_env_agent_port"), found, strict=True))
+
+
+def add_node(cluster: Any) -> Any:
+    return cluster.add_node(num_cpus=1, object_store_memory=10**8, **ports())
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     num_cpus = getattr(request, "param", 0)
-    settings = {"num_cpus": num_cpus, "object_store_memory": 10**8, "no_monitor": True}
+    settings = {"num_cpus": num_cpus, "object_store_memory": 10**8, "no_monitor": True, **ports()}
     made = Cluster(initialize_head=True, head_node_args=settings)
     yield made
     made.shutdown()
