@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -63,10 +62,6 @@ def test_stored_outputs_are_small_and_free_of_errors(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "LOCAL_TRAINER_LONG_TESTS" not in os.environ,
-    reason="takes ten minutes on two cores; LOCAL_TRAINER_LONG_TESTS=1 runs it",
-)
 def test_the_notebooks_run_from_top_to_bottom(tmp_path: Path) -> None:
     pytest.importorskip("nbclient")
     script = load_script()
