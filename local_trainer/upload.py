@@ -113,6 +113,8 @@ class UploadState:
     def remove(self) -> None:
         """Forget the upload."""
         self.path.unlink(missing_ok=True)
+        for left in self.path.parent.glob(f".{self.path.name}.*"):
+            left.unlink(missing_ok=True)  # what a process that was killed while it wrote left
         if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()
 

@@ -63,9 +63,11 @@ SMALL_DISK = {
             "network_mode": "none",
         },
         "minio-bucket": {"depends_on": {"keeper": {"condition": "service_started"}}},
+        # What it writes to this disk is memory, and counts as its own.
+        "minio": {"mem_limit": "3g"},
     },
     "volumes": {
-        "minio": {"driver_opts": {"type": "tmpfs", "device": "tmpfs", "o": "size=640m"}},
+        "minio": {"driver_opts": {"type": "tmpfs", "device": "tmpfs", "o": "size=1600m"}},
     },
 }
 """For Compose: MinIO on a small disk, and a container that can fill it."""
@@ -400,7 +402,7 @@ def test_a_full_object_store_is_told_and_waited_for(
     try:
         stack.compose("up", "--detach", "--wait", "keeper", "minio")
         keeper = stack.service("keeper")
-        docker("exec", keeper, "dd", "if=/dev/zero", "of=/data/ballast", "bs=1M", "count=450")
+        docker("exec", keeper, "dd", "if=/dev/zero", "of=/data/ballast", "bs=1M", "count=1450")
         training = stack.train("full", 3)
         training.wait_for_line("trainer: the run is not in the store yet: Cannot write s3://")
         docker("exec", keeper, "rm", "/data/ballast")
