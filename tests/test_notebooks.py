@@ -70,7 +70,7 @@ def test_the_notebooks_run_from_top_to_bottom(tmp_path: Path) -> None:
     least_pictures = {"DeepRacer_Framework.ipynb": 7, "DeepRacer_Configure.ipynb": 1}
     for name in NOTEBOOKS:
         shutil.copy(ROOT / "notebooks" / name, folder)
-        notebook = script.execute(folder / name, minutes=0.5, limit_s=300.0)
+        notebook = script.tidy(script.execute(folder / name, minutes=0.5, limit_s=300.0))
         found = outputs(notebook)
         assert all(output["output_type"] != "error" for output in found)
         assert len(pictures(notebook)) >= least_pictures[name]
