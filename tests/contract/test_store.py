@@ -18,6 +18,7 @@ from s3_server import S3Server, running_minio
 
 import local_trainer.store as store_module
 from local_trainer.errors import ConfigError, NotFound
+from local_trainer.mirror import patiently
 from local_trainer.store import (
     PART_BYTES,
     AccessRefused,
@@ -91,7 +92,7 @@ def test_a_full_server_is_told_and_takes_the_file_once_there_is_room(tmp_path: P
                 store.upload(file, "key")
             assert not store.exists("key")
             ballast.unlink()
-            store.upload(file, "key")
+            patiently(lambda: store.upload(file, "key"), 60.0)  # the server looks once a second
             assert store.get("key") == file.read_bytes()
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
