@@ -94,6 +94,8 @@ def running_aws() -> Iterator[Aws]:
     server.start()
     host, port = server.get_host_and_port()
     aws = Aws("", f"http://{host}:{port}")
+    # moto keeps its buckets and users for the whole process, past any one server.
+    urllib3.request("POST", f"{aws.moto}/moto-api/reset")
     try:
         with _listening(_watch(aws)) as aws.endpoint:
             _set_up(aws)
