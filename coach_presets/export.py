@@ -22,13 +22,12 @@ from local_trainer.config import PpoConfig
 from local_trainer.errors import ConfigError, one_line
 from local_trainer.export.probe import FrozenFacts, ProbeAnswer, ProbeRequest
 from local_trainer.machine import num_cpus
+from local_trainer.recorded_pictures import NUM_PICTURES, read_pictures
 from local_trainer.runs import write_atomically
 from sim.embedded import EmbeddedSimulator
 from sim.simulator import EpisodeStart
 from sim.track import Track
 from sim.track_files import load_route, load_track
-
-NUM_PICTURES = 24
 
 # What the deployed stack builds for a front camera: (embedder, middleware); kernels by
 # [filters, size, stride], padding valid, a ReLU after each layer.
@@ -56,7 +55,10 @@ def answer_all(requests: Sequence[ProbeRequest]) -> list[ProbeAnswer]:
     answers = []
     for request in requests:
         answer = ProbeAnswer()
-        pictures = _pictures(request.route, request.surface)
+        if request.pictures is not None:
+            pictures = read_pictures(Path(request.pictures))
+        else:
+            pictures = _drawn(request.route, request.surface)
         live = None
         if request.prefix is not None:
             agent = _untrained(request.num_actions, _network_name(request), request.preset)
@@ -209,7 +211,7 @@ def _compare(
 
 
 @lru_cache(maxsize=4)
-def _pictures(route: str | None, surface: str) -> np.ndarray:
+def _drawn(route: str | None, surface: str) -> np.ndarray:
     """Return what the camera sees around a track, shape (NUM_PICTURES, 120, 160, 1), uint8."""
     if route is None:
         return render(load_track("reinvent_base"), NUM_PICTURES)

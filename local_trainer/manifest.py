@@ -56,6 +56,7 @@ _ARTEFACTS = (
     "pretrained/*",
     "resume/*",
     "rewards/*.py",
+    "steps/pictures.npy",
     "steps/training-*.npz",
     "training-simtrace/*.csv",
     "[0-9]*/training-simtrace/*.csv",

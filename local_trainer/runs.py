@@ -155,6 +155,11 @@ class Run:
         return self.path / "steps" / f"{phase}-{iteration}.npz"
 
     @property
+    def pictures_file(self) -> Path:
+        """Return some pictures of the newest training episodes (`recorded_pictures`)."""
+        return self.path / "steps" / "pictures.npy"
+
+    @property
     def pretrained_dir(self) -> Path:
         """Return the folder of the checkpoint it begins with, where no other run can be seen."""
         return self.path / "pretrained"

@@ -174,9 +174,10 @@ def _sheet_rows(sheet: CarSheet) -> list[tuple[str, str]]:
 
 
 def _checked(sheet: CarSheet) -> str:
+    origin = "recorded in training" if sheet.are_pictures_recorded else "drawn around its track"
     return (
         f"the frozen graph agrees with the live policy to {sheet.difference:.1g} "
-        f"on {counted(sheet.num_pictures, 'picture')}"
+        f"on {counted(sheet.num_pictures, 'picture')} {origin}"
     )
 
 

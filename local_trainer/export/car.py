@@ -28,6 +28,7 @@ from local_trainer.export.probe import (
     input_node,
     probe,
 )
+from local_trainer.recorded_pictures import recorded_pictures
 from local_trainer.run_files import load_run_tracks
 from local_trainer.runs import Run
 
@@ -81,6 +82,8 @@ class CarSheet:
     output_name: str
     num_pictures: int
     """Pictures that frozen graph and live policy were compared on."""
+    are_pictures_recorded: bool
+    """Whether the model was trained on them; else they were drawn around its track."""
     difference: float
     """Largest difference of a probability."""
     evaluation: dict[str, Any] | None
@@ -160,6 +163,7 @@ def _try_out(
     model_dir = run.model_dir
     kept = checkpoint.frozen_graph(model_dir)
     frozen = kept if kept.exists() else folder / kept.name
+    recorded = recorded_pictures(run)
     request = ProbeRequest(
         num_actions=len(actions),
         network=actions.network,
@@ -167,6 +171,7 @@ def _try_out(
         prefix=str(checkpoint.prefix(model_dir)),
         frozen=str(kept) if kept.exists() else None,
         preset=None if preset is None else str(preset),
+        pictures=None if recorded is None else str(recorded),
         route=str(run.route_file) if run.route_file.exists() else None,
         surface=load_config(run.config_file).surface or "asphalt",
         save_frozen=None if kept.exists() else str(frozen),
@@ -245,6 +250,7 @@ def _sheet(model: ExportedModel, archive: Path, graph: bytes) -> CarSheet:
         input_type=answer.frozen.input_type,
         output_name=POLICY_NODE,
         num_pictures=answer.num_pictures,
+        are_pictures_recorded=run.pictures_file.exists(),
         difference=answer.difference,
         evaluation=_evaluation(model, is_robust=False),
         robust_evaluation=_evaluation(model, is_robust=True),

@@ -45,8 +45,10 @@ class ProbeRequest:
     """Frozen graph."""
     preset: str | None = None
     """A user's Coach preset, which builds the network instead of ``network``."""
+    pictures: str | None = None
+    """File of recorded pictures (`local_trainer.recorded_pictures`); None: they are drawn."""
     route: str | None = None
-    """Route file the pictures are drawn on; None: a track of ours."""
+    """Route file they are drawn on then; None: a track of ours."""
     surface: str = "asphalt"
     save_weights: str | None = None
     """Write a checkpoint of the trainable variables alone to this prefix."""

@@ -44,6 +44,7 @@ from local_trainer.progress import (
     TrackResult,
     UpdateEvent,
 )
+from local_trainer.recorded_pictures import write_pictures
 from local_trainer.reward import RewardFunction
 from local_trainer.rollout import (
     Interrupted,
@@ -441,6 +442,7 @@ class Trainer:
         self._write_traces(episodes, starts_s, iteration)
         self._log.write(episode_lines([*episodes, *trials], self._state.steps))
         write_steps(self._run.steps_file("training", iteration), episodes)
+        write_pictures(self._run.pictures_file, episodes)
         if trials:
             write_steps(self._run.steps_file("evaluation", iteration), trials)
 

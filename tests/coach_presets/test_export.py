@@ -119,6 +119,21 @@ def save(values: dict[str, np.ndarray], prefix: Path) -> None:
 # The car.
 
 
+def test_a_model_is_tried_out_on_what_its_run_recorded(run: Run, tmp_path: Path) -> None:
+    drawn = export_car(run, output=tmp_path / "m.tar.gz", try_out=answer_all)
+    assert not drawn.are_pictures_recorded
+    run.pictures_file.parent.mkdir(exist_ok=True)
+    np.save(run.pictures_file, pictures(7, seed=3))
+    sheet = export_car(run, output=tmp_path / "again.tar.gz", try_out=answer_all)
+    assert sheet.are_pictures_recorded and sheet.num_pictures == 7
+    assert sheet.difference <= TOLERANCE
+    assert sheet.archive_sha256 == drawn.archive_sha256
+    run.pictures_file.write_bytes(b"")
+    with pytest.raises(RunFailed, match=r"pictures\.npy cannot be read"):
+        export_car(run, output=tmp_path / "none.tar.gz", try_out=answer_all)
+    assert not (tmp_path / "none.tar.gz").exists()
+
+
 def test_the_car_gets_the_policy_of_the_checkpoint(trained: Run, tmp_path: Path) -> None:
     sheet = export_car(trained, "best", tmp_path / "m.tar.gz", try_out=answer_all)
     assert sheet.checkpoint == STATES[0].checkpoint.name
