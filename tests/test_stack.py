@@ -2,16 +2,25 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from local_trainer.launch.stack_training import BUCKET, IMAGE
 from local_trainer.net import free_port
 from local_trainer.runs import Run
+from local_trainer.step_files import read_steps
 from local_trainer.store import Credentials, open_store
 
 pytestmark = [pytest.mark.docker, pytest.mark.gazebo]
@@ -101,3 +110,107 @@ def test_a_reward_that_raises_in_a_container_is_one_line_here(
     assert ":4: reward_function raised KeyError: 'speed_limit'" in errors[0]
     assert "runs/bad/reward_function.py" in errors[0]
     assert "step 15" in (tmp_path / "runs/bad/logs/reward.log").read_text()
+
+
+@contextmanager
+def page_of_the_stack(environment: dict[str, str]) -> Iterator[str]:
+    """Yield the address of what `stack view` serves."""
+    view = subprocess.Popen(
+        [sys.executable, "-m", "local_trainer", "stack", "view", "--port", "0"],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert view.stdout is not None
+        yield view.stdout.readline().split()[0]
+        assert view.poll() is None
+        view.send_signal(signal.SIGINT)
+        assert view.wait(20) == 0
+    finally:
+        view.kill()
+        view.wait()
+
+
+def picture_of_a_car_that_drives(url: str, evaluation: subprocess.Popen[str]) -> np.ndarray:
+    """Return what the page shows of a simulator that drives, shape (120, 160, 3), uint8."""
+    while evaluation.poll() is None:
+        for simulator in json.loads(urllib.request.urlopen(f"{url}state", timeout=20).read()):
+            if simulator["state"] != "drives":
+                continue
+            assert simulator["steps_per_second"] > 0 and simulator["time_s"] > 0
+            try:
+                data = urllib.request.urlopen(
+                    f"{url}picture/{simulator['name']}", timeout=20
+                ).read()
+            except urllib.error.HTTPError:
+                continue  # it has stopped meanwhile
+            with Image.open(BytesIO(data)) as picture:
+                return np.asarray(picture)
+        time.sleep(0.1)
+    raise AssertionError("the evaluation ended and no simulator was seen to drive")
+
+
+def test_an_imported_model_drives_in_gazebo_and_can_be_watched(
+    trained: Run, environment: dict[str, str], tmp_path: Path
+) -> None:
+    where = ["--runs-dir", str(trained.path.parent)]
+    out = str(tmp_path / "out")
+    done = command(["export", "console", "tiny", "--output", out, *where], environment, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = command(["import", f"{out}.zip", "--name", "back"], environment, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    arguments = ["evaluate", "back", "--simulator", "gazebo", "--trials", "12", "--json"]
+    with page_of_the_stack(environment) as url:
+        evaluation = subprocess.Popen(
+            [sys.executable, "-m", "local_trainer", *arguments],
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": str(ROOT)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            seen = picture_of_a_car_that_drives(url, evaluation)
+            said, errors = evaluation.communicate(timeout=300)
+        finally:
+            evaluation.kill()
+            evaluation.wait()
+    assert evaluation.returncode == 0, errors[-2000:]
+    report = json.loads(said)
+    assert (report["simulator"], len(report["trials"])) == ("gazebo", 12)
+    assert all(trial["completion_percentage"] > 0 for trial in report["trials"])
+    assert seen.shape == (120, 160, 3)
+    # Sky above, grass and road below: not one grey, and not the same everywhere.
+    assert seen[:20].mean() != pytest.approx(seen[-40:].mean(), abs=5.0)
+    assert seen[-60:].std() > 5.0
+
+
+def test_an_imported_track_is_driven_in_both_directions(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    angle = np.linspace(0.0, 2.0 * np.pi, 121)
+    centre = np.stack([3.0 * np.cos(angle), 2.0 * np.sin(angle)], axis=1)
+    outward = np.stack([2.0 * np.cos(angle), 3.0 * np.sin(angle)], axis=1)
+    outward *= 0.4 / np.linalg.norm(outward, axis=1, keepdims=True)
+    route = np.concatenate([centre, centre - outward, centre + outward], axis=1)
+    np.save(tmp_path / "ellipse.npy", route)
+    done = command(["track", "import", "ellipse.npy"], environment, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    arguments = ["train", "--simulator", "gazebo", "--track", "ellipse", "--name", "ellipse"]
+    done = command([*arguments, "--alternate-direction", *TINY], environment, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = Run(tmp_path / "runs" / "ellipse")
+    episodes = [e for number in (0, 1) for e in read_steps(run.steps_file("training", number))]
+    assert {episode.start.is_reversed for episode in episodes} == {False, True}
+    for episode in episodes:
+        steps = episode.steps
+        # On the ellipse, and along it: counter-clockwise is forward.
+        radius = np.hypot(steps["x"] / 3.0, steps["y"] / 2.0)
+        assert np.all(np.abs(radius[:3] - 1.0) < 0.25)
+        first, last = (np.arctan2(steps["y"][i] / 2.0, steps["x"][i] / 3.0) for i in (0, 4))
+        turned = (last - first + np.pi) % (2.0 * np.pi) - np.pi
+        assert (turned < 0.0) == episode.start.is_reversed
