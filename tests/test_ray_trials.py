@@ -164,3 +164,43 @@ def test_what_no_machine_of_the_cluster_has_is_refused_at_once(
     with pytest.raises(ConfigError, match=r"cpus on any of its machines.*got 1"):
         start_trials([run], Resources(cpus=1, memory_gb=1), cluster.address)
     assert run.read_status().status == "created"
+
+
+def environment_of(run: Run) -> dict[str, str] | None:
+    """Return the environment of a run's trainer; None while there is none."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"local_trainer.workers.trainer" not in arguments:
+                continue
+            if any(part.endswith(os.fsencode(f"/{run.name}")) for part in arguments):
+                pairs = (entry / "environ").read_bytes().decode().split("\0")
+                return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        except OSError:
+            continue  # it ended meanwhile
+    return None
+
+
+def test_fractions_of_a_gpu_are_given_out_and_no_more(tmp_path: Path, cluster: Any) -> None:
+    # Declared GPUs: Ray counts and numbers them whether they are there or not.
+    cluster.add_node(num_cpus=4, num_gpus=1, object_store_memory=10**8, **ports())
+    runs = [make_run(tmp_path, number, 20) for number in range(3)]
+    resources = Resources(cpus=1, gpus=0.5, memory_gb=1)
+    seen: dict[str, str] = {}
+    most_at_once = 0
+    with start_trials(runs, resources, cluster.address) as trials:
+        is_over = False
+        while not is_over:
+            is_over = trials.wait(0.5)
+            running = [s.run for s in trials.states() if s.state == "running"]
+            most_at_once = max(most_at_once, len(running))
+            for run in runs:
+                environment = environment_of(run)
+                if environment is not None:
+                    seen[run.name] = environment["CUDA_VISIBLE_DEVICES"]
+        states = {state.run: state for state in trials.states()}
+    assert [states[run.name].state for run in runs] == ["finished"] * 3
+    assert most_at_once == 2
+    assert seen == {run.name: "0" for run in runs}
+    with pytest.raises(ConfigError, match=r"gpus on any of its machines.*got 2"):
+        start_trials(runs, Resources(cpus=1, gpus=2, memory_gb=1), cluster.address)

@@ -141,6 +141,53 @@ def test_a_killed_sweep_goes_on_and_a_failed_trial_stops_nobody(tmp_path: Path) 
     assert not (tmp_path / "sweeps" / "tiny").exists()
 
 
+@pytest.mark.slow
+def test_a_sweep_is_stopped_watched_and_its_failures_are_tried_again(tmp_path: Path) -> None:
+    flag = tmp_path / "mended"
+    fragile = tmp_path / "fragile.py"
+    fragile.write_text(
+        f"import os\n\n\ndef reward_function(params):\n"
+        f"    if params['steps'] > 15 and not os.path.exists({str(flag)!r}):\n"
+        "        raise KeyError('speed_limit')\n"
+        "    return 1.0\n"
+    )
+    base_space = {"files.reward": [str(fragile), "rewards/default.py"]}
+    file = write_sweep(tmp_path, space=base_space, resources={"cpus": 2, "memory_gb": 2})
+    where = ["--runs-dir", str(tmp_path / "runs"), *places(tmp_path)]
+    again = run_command(command("sweep", "stop", "tiny", *places(tmp_path)), status=2)
+    assert "Unknown sweep 'tiny'" in error_line(again)
+
+    process = start(command("sweep", str(file), *where))
+    second = Run(tmp_path / "runs" / "tiny-002")
+    wait_until(lambda: second.status_file.exists() and second.read_status().iteration >= 1)
+    (listed,) = json.loads(
+        run_command(command("sweep", "list", "--json", *places(tmp_path))).stdout
+    )
+    assert (listed["name"], listed["num_trials"]) == ("tiny", 2)
+    assert status(tmp_path)["process_id"] == process.pid
+    shown = run_command(command("sweep", "status", "tiny", *places(tmp_path))).stdout
+    assert f"running (process {process.pid})" in shown
+    done = run_command(command("sweep", "stop", "tiny", *places(tmp_path)))
+    assert "sweep resume tiny" in done.stdout
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "The sweep is not complete." in output
+    assert status(tmp_path)["process_id"] is None
+    reached = second.read_status().iteration
+    assert 1 <= reached and not second.is_locked()
+
+    report = run_command(command("sweep", "report", "tiny", "--json", *places(tmp_path)))
+    states = {entry["run"]: entry["state"] for entry in json.loads(report.stdout)["entries"]}
+    assert states["tiny-001"] == "failed"
+    flag.touch()
+    done = run_command(command("sweep", "resume", "tiny", "--failed", "--json", *places(tmp_path)))
+    entries = {entry["run"]: entry for entry in json.loads(done.stdout)["entries"]}
+    assert {entry["state"] for entry in entries.values()} == {"finished"}
+    assert all(entry["laps"] == 6 for entry in entries.values())
+    shown = run_command(command("sweep", "report", "tiny", *places(tmp_path))).stdout
+    assert "tiny-001" in shown and "report.html" in shown
+
+
 def _train(runs_dir: Path) -> list[str]:
     from training import train_command
 
