@@ -42,7 +42,7 @@ def read_pictures(path: Path) -> np.ndarray:
         RunFailed: If the file holds no such pictures.
     """
     try:
-        pictures = np.load(path, allow_pickle=False)
+        pictures: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise RunFailed(f"{path} cannot be read: {error}") from None
     if pictures.dtype != np.uint8 or pictures.shape[1:] != SHAPE or not len(pictures):
