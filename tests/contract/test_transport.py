@@ -133,14 +133,14 @@ def test_orders_come_back_as_episodes(connect: Callable[..., RedisTransport]) ->
 
 
 def test_a_silent_workers_order_goes_to_another(connect: Callable[..., RedisTransport]) -> None:
-    lazy, keen = connect(silent_s=0.5), connect(silent_s=0.5)
+    lazy, keen = connect(silent_s=2.0), connect(silent_s=2.0)
     with ThreadPoolExecutor() as threads:
         result = threads.submit(lambda: list(connect().play([order(0)])))
         taken = lazy.take("lazy", 5.0)
         assert len(taken) == 1
-        for _ in range(4):  # it is heard of: nobody may take its order
+        for _ in range(5):  # it is heard of: nobody may take its order
             lazy.keep("lazy", taken)
-            assert keen.take("keen", 0.2) == []
+            assert keen.take("keen", 0.5) == []
         assert len(work(keen, "keen", 1)) == 1
         lazy.deliver(taken[0], played(taken[0].order))  # back again: counts no second time
         assert len(result.result()) == 1
@@ -275,11 +275,12 @@ def test_what_a_killed_trainer_left_goes_by_itself(
 
 def test_a_lease_has_one_holder_and_ends(connect: Callable[..., RedisTransport]) -> None:
     one, other = connect(), connect("another run")
-    assert one.lease("gazebo-1", "one", 0.4)
-    assert one.lease("gazebo-1", "one", 0.4)
-    assert not other.lease("gazebo-1", "other", 0.4)
+    assert one.lease("gazebo-1", "one", 30.0)
+    assert one.lease("gazebo-1", "one", 30.0)
+    assert not other.lease("gazebo-1", "other", 30.0)
     other.release("gazebo-1", "other")  # not its own: stays
-    assert not other.lease("gazebo-1", "other", 0.4)
+    assert not other.lease("gazebo-1", "other", 30.0)
+    assert one.lease("gazebo-1", "one", 0.4)
     time.sleep(0.5)
     assert other.lease("gazebo-1", "other", 30.0)
     other.release("gazebo-1", "other")
