@@ -8,6 +8,8 @@ reader, or a trainer that begins again from the store, never finds a name withou
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +30,9 @@ PATIENCE_S = 120.0
 _AGAIN_S = 2.0
 LIVE_KEYS = ("progress.jsonl", "status.json", "failure.json")
 """What is shown while a run trains."""
+
+_HOLD = ".pushing"
+"""Folder in the run's folder that holds on to files while they are pushed."""
 
 _HIDDEN_KEYS = ("model/.coach_checkpoint",)
 _NAMING_SUFFIXES = (".index", ".coach_checkpoint", "deepracer_checkpoints.json")
@@ -65,24 +70,41 @@ class RunMirror:
     def push(self) -> int:
         """Write what has changed in the folder to the store, and return how many objects changed.
 
+        A push may take longer than an iteration. What it writes is the folder of one moment, also
+        when the trainer removes old checkpoints meanwhile.
+
         Raises:
             StoreError: If the store does not take it.
         """
-        found = {key: path for path, key in plain_files(self._folder) if is_mirrored(key)}
-        # What names other files is read before them: then they are there.
-        naming = {key: _read(path) for key, path in found.items() if _rank(key)}
-        found = {key: path for path, key in plain_files(self._folder) if is_mirrored(key)}
-        changed = 0
-        for key, path in found.items():
-            if not _rank(key):
-                changed += self._push_file(key, path)
+        hold = self._folder / _HOLD
+        shutil.rmtree(hold, ignore_errors=True)  # of one who was killed
+        try:
+            return self._push(hold)
+        finally:
+            shutil.rmtree(hold, ignore_errors=True)
+
+    def _push(self, hold: Path) -> int:
+        # What names other files is read before them and looked for after them. They come before it
+        # and go after it, so if it is there both times, they were there in between.
+        read = {key: _read(path) for key, path in self._files().items() if _rank(key)}
+        contents = {key: path for key, path in self._files().items() if not _rank(key)}
+        held = self._hold_changed(contents, hold)
+        naming = {
+            key: file
+            for key, file in read.items()
+            if file is not None and (self._folder / key).exists()
+        }
+        for key, (signature, path) in held.items():
+            self._store.upload(path, key)
+            self._pushed[key] = signature
+        changed = len(held)
         for key in sorted(naming, key=lambda key: (_rank(key), key)):
-            held = naming[key]
-            if held is not None and self._pushed.get(key) != held[0]:
-                self._store.put(key, held[1])
-                self._pushed[key] = held[0]
+            signature, data = naming[key]
+            if self._pushed.get(key) != signature:
+                self._store.put(key, data)
+                self._pushed[key] = signature
                 changed += 1
-        gone = [key for key in self._pushed if key not in found and key not in naming]
+        gone = [key for key in self._pushed if key not in contents and key not in naming]
         for key in sorted(gone, key=lambda key: (-_rank(key), key)):
             self._store.delete(key)
             del self._pushed[key]
@@ -156,16 +178,30 @@ class RunMirror:
             thread.join()
             patiently(self.push)
 
-    def _push_file(self, key: str, path: Path) -> bool:
-        try:
-            signature = _signature(path)
-            if self._pushed.get(key) == signature:
-                return False
-            self._store.upload(path, key)
-        except (FileNotFoundError, NotFound):
-            return False  # an old checkpoint that was removed meanwhile
-        self._pushed[key] = signature
-        return True
+    def _files(self) -> dict[str, Path]:
+        return {key: path for path, key in plain_files(self._folder) if is_mirrored(key)}
+
+    def _hold_changed(
+        self, files: dict[str, Path], hold: Path
+    ) -> dict[str, tuple[_Signature, Path]]:
+        """Hold on to files that have changed since they were pushed, whatever becomes of them.
+
+        Returns:
+            Signature and the path to read it from, by key.
+        """
+        held = {}
+        for key, path in files.items():
+            place = hold / key
+            try:
+                signature = _signature(path)
+                if self._pushed.get(key) == signature:
+                    continue
+                place.parent.mkdir(parents=True, exist_ok=True)
+                _link(path, place)
+            except FileNotFoundError:
+                continue  # an old checkpoint that was removed just now
+            held[key] = signature, place
+        return held
 
 
 def patiently(ask: Callable[[], _Result], limit_s: float = PATIENCE_S) -> _Result:
@@ -210,6 +246,16 @@ def _rank(key: str) -> int:
     if key.startswith("resume/") and key.endswith(".json"):
         return 2
     return 1 if key.endswith(_NAMING_SUFFIXES) else 0
+
+
+def _link(path: Path, place: Path) -> None:
+    """Give a file a second name; where the disk knows no such thing, a copy."""
+    try:
+        os.link(path, place)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(path, place)
 
 
 def _signature(path: Path) -> _Signature:

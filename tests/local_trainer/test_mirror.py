@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,74 @@ def test_a_removed_checkpoint_goes_its_name_first(store: RecordingStore, folder:
     mirror.push()
     assert store.order[0] == "-resume/1.json"
     assert sorted(store.order) == sorted(f"-{key}" for key in removed)
+
+
+class SlowStore(RecordingStore):
+    """A store that takes so long for a file that the trainer gets on meanwhile."""
+
+    def __init__(self, folder: Path, get_on: Callable[[], None]) -> None:
+        super().__init__(folder)
+        self.get_on = get_on
+
+    def upload(self, path: Path, key: str, progress: Progress | None = None) -> None:
+        self.get_on()
+        super().upload(path, key, progress)
+
+
+def next_iteration(folder: Path) -> None:
+    """Write the next state to resume from and remove the one before, as the trainer does."""
+    before = max(int(path.stem) for path in (folder / "resume").glob("*.json"))
+    for suffix in (".ckpt.data-00000-of-00001", ".ckpt.index", ".json"):
+        write(folder, {f"resume/{before + 1}{suffix}": f"{before + 1}".encode()})
+    for suffix in (".json", ".ckpt.index", ".ckpt.data-00000-of-00001"):
+        (folder / f"resume/{before}{suffix}").unlink()
+
+
+def states(keys: Iterable[str], suffix: str) -> set[str]:
+    return {key.removesuffix(suffix) for key in keys if key.endswith(suffix) and "resume" in key}
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_trainer_that_is_faster_than_the_store_can_always_be_gone_on_with(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    if not has_links:
+
+        def refuse(source: Path, target: Path) -> None:
+            raise OSError(errno.EPERM, "no links here")
+
+        monkeypatch.setattr("os.link", refuse)
+    store = SlowStore(tmp_path / "store", lambda: next_iteration(folder))
+    mirror = RunMirror(store, folder)
+    reached = []
+    for _ in range(3):
+        mirror.push()
+        found = contents(tmp_path / "store")
+        (state,) = states(found, ".json")
+        assert states(found, ".ckpt.index") == states(found, ".ckpt.data-00000-of-00001") == {state}
+        reached.append(int(state.partition("/")[2]))
+    assert reached[0] == 1 and reached == sorted(set(reached))
+    assert found[f"{state}.ckpt.data-00000-of-00001"] == f"{reached[-1]}".encode()
+    assert not list(folder.glob(".*"))
+
+
+def test_a_state_that_goes_while_it_is_looked_at_is_not_named(
+    store: RecordingStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = RunMirror(store, folder)
+    hold_changed = RunMirror._hold_changed
+
+    def hold_late(self: RunMirror, files: dict[str, Path], hold: Path) -> Any:
+        next_iteration(folder)
+        return hold_changed(self, files, hold)
+
+    monkeypatch.setattr(RunMirror, "_hold_changed", hold_late)
+    mirror.push()
+    assert not [key for key in store.order if key.startswith("resume/")]
+    monkeypatch.undo()
+    mirror.push()
+    assert store.get("resume/2.ckpt.data-00000-of-00001") == b"2"
+    assert store.exists("resume/2.json") and not store.exists("resume/1.json")
 
 
 def test_a_watcher_sees_progress_and_loses_old_checkpoints(
