@@ -40,10 +40,35 @@ def cpu_name() -> str:
 
 
 def num_cpus() -> int:
-    """Return how many processor threads this process may use."""
+    """Return how many processor threads this process may use, at least 1.
+
+    Those it may run on, or as many as the processor time of its container comes to if that is less.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    share = _cpus_of_group()
+    return count if share is None else max(1, min(count, int(share)))
+
+
+_CPU_FILES = (
+    ("/sys/fs/cgroup/cpu.max",),
+    ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+"""Processor time and its period, both in microseconds: version 2 (one line), version 1."""
+
+
+def _cpus_of_group() -> float | None:
+    """Return how many processors' time a container may use; None without a limit."""
+    for files in _CPU_FILES:
+        try:
+            texts = [text for path in files for text in Path(path).read_text("ascii").split()]
+        except OSError:
+            continue
+        if len(texts) == 2 and all(text.isdecimal() for text in texts) and int(texts[1]):
+            return int(texts[0]) / int(texts[1])
+    return None
 
 
 def available_memory_gib() -> float | None:
