@@ -128,9 +128,12 @@ def test_a_large_ground_gets_coarser_cells_and_stays_bounded() -> None:
 def test_ground_is_drawn_in_well_under_half_a_second() -> None:
     track = square_track()
     draw_ground(track)
-    start = time.perf_counter()
-    draw_ground(track)
-    assert time.perf_counter() - start < 1.0  # typically 0.05 s
+    taken_s = []
+    for _ in range(3):  # a busy machine may pause for a second, not three times
+        start = time.perf_counter()
+        draw_ground(track)
+        taken_s.append(time.perf_counter() - start)
+    assert min(taken_s) < 0.5  # typically 0.05 s
 
 
 def test_top_view_has_the_size_asked_for_and_maps_the_world() -> None:
