@@ -63,7 +63,9 @@ def _cpus_of_group() -> float | None:
     """Return how many processors' time a container may use; None without a limit."""
     for files in _CPU_FILES:
         try:
-            texts = [text for path in files for text in Path(path).read_text("ascii").split()]
+            texts = [
+                text for path in files for text in Path(path).read_text(encoding="ascii").split()
+            ]
         except OSError:
             continue
         if len(texts) == 2 and all(text.isdecimal() for text in texts) and int(texts[1]):

@@ -252,8 +252,6 @@ def _link(path: Path, place: Path) -> None:
     """Give a file a second name; where the disk knows no such thing, a copy."""
     try:
         os.link(path, place)
-    except FileNotFoundError:
-        raise
     except OSError:
         shutil.copyfile(path, place)
 

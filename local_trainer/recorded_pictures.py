@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import numpy as np
 from local_trainer.episodes import Episode
 from local_trainer.errors import RunFailed
 from local_trainer.runs import Run, write_atomically
+from sim.simulator import CAMERA_HEIGHT_PX, CAMERA_WIDTH_PX
 
 NUM_PICTURES = 24
-SHAPE = (120, 160, 1)
+_SHAPE = (CAMERA_HEIGHT_PX, CAMERA_WIDTH_PX, 1)
 
 
 def write_pictures(path: Path, episodes: Sequence[Episode]) -> None:
@@ -41,14 +43,17 @@ def read_pictures(path: Path) -> np.ndarray:
     Raises:
         RunFailed: If the file holds no such pictures.
     """
-    try:
-        pictures: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise RunFailed(f"{path} cannot be read: {error}") from None
-    if pictures.dtype != np.uint8 or pictures.shape[1:] != SHAPE or not len(pictures):
+    got = "something else"
+    # In words of our own: numpy's advise to load pickles from a damaged file.
+    with suppress(OSError, ValueError, EOFError), path.open("rb") as file:
+        pictures: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+        if pictures.dtype == np.uint8 and pictures.shape[1:] == _SHAPE and len(pictures):
+            return pictures
         got = f"{pictures.dtype}, {pictures.shape}"
-        raise RunFailed(f"{path} must hold camera pictures (uint8, n x 120 x 160 x 1), got {got}.")
-    return pictures
+    raise RunFailed(
+        f"{path} must hold camera pictures (uint8, n x 120 x 160 x 1), got {got}. Remove it, and "
+        "an export draws its own."
+    )
 
 
 def recorded_pictures(run: Run) -> Path | None:

@@ -121,6 +121,11 @@ class RunContainers:
         """Return a container's name without what all of the run's begin with."""
         return name.removeprefix(self._name(""))
 
+    def ending(self, container: RunContainer, what_follows: str) -> str:
+        """Return the line that tells how a container ended."""
+        name = self.short_name(container.name)
+        return f"{name} ended with status {container.exit_status} and {what_follows}"
+
     def last_words(self, name: str) -> str:
         """Return the last line that a container wrote; empty if it wrote none."""
         done = _docker("logs", "--tail", "5", name)

@@ -15,6 +15,8 @@ from threading import Lock, Thread
 
 from local_trainer.errors import one_line
 
+OTHERS_FIRST = "waits for another command that starts or ends parts of the stack"
+
 _WARNING = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ WARNING (.+)$")
 _REPEAT_S = 30.0
 

@@ -23,7 +23,7 @@ from local_trainer.launch.containers import (
     num_rollouts,
     open_bucket,
 )
-from local_trainer.launch.notices import Notices
+from local_trainer.launch.notices import OTHERS_FIRST, Notices
 from local_trainer.mirror import is_mirrored, is_print, is_setup
 from local_trainer.players import Acting, RemotePlayers
 from local_trainer.rollout import GREEDY, Exploration
@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 _REDIS_LIMIT_S = 60.0
 _LOOK_S = 2.0
-_OTHERS_FIRST = "waits for another command that starts or ends parts of the stack"
 _MOST_RESTARTS = 3
 _IDLE_LIMIT_S = 600.0
 """A worker without orders for this long was left alone: the evaluation was killed."""
@@ -83,7 +82,7 @@ def stack_players(run: Run, config: RunConfig) -> Iterator[StackPlayers]:
         stood = compose.running()
         store: ObjectStore | None = None
         try:
-            with compose.changing(lambda: notices.say(_OTHERS_FIRST)):
+            with compose.changing(lambda: notices.say(OTHERS_FIRST)):
                 compose.ensure(num_rollouts() + config.workers, may_renew=not is_used())
                 store = open_bucket(name)
                 _send(run, config, store)
@@ -154,10 +153,7 @@ class StackPlayers:
                     "logs/evaluation-rollout-0.log."
                 )
             self._num_restarts += 1
-            self._notices.say(
-                f"{self._containers.short_name(container.name)} ended with status "
-                f"{container.exit_status} and is started again"
-            )
+            self._notices.say(self._containers.ending(container, "is started again"))
             self._containers.restart(container)
 
 
@@ -178,7 +174,7 @@ def _end(
     notices: Notices,
 ) -> None:
     containers.keep_logs(run.path / "logs", "evaluation-")
-    with compose.changing(lambda: notices.say(_OTHERS_FIRST)):
+    with compose.changing(lambda: notices.say(OTHERS_FIRST)):
         containers.remove()
         try:
             if store is not None:

@@ -20,14 +20,13 @@ from local_trainer.launch import compose
 from local_trainer.launch.containers import BUCKET as BUCKET
 from local_trainer.launch.containers import IMAGE as IMAGE
 from local_trainer.launch.containers import (
-    RunContainer,
     RunContainers,
     check_stack,
     is_used,
     num_rollouts,
     open_bucket,
 )
-from local_trainer.launch.notices import Notices
+from local_trainer.launch.notices import OTHERS_FIRST, Notices
 from local_trainer.mirror import RunMirror, is_mirrored, is_print, patiently
 from local_trainer.runs import Run
 from local_trainer.store import ObjectStore, StoreError, plain_files
@@ -77,7 +76,7 @@ class StackTraining:
         self._notices.say("brings the stack up: Redis, MinIO and a simulator for each worker")
         self._containers.remove_left_over()
         try:
-            with compose.changing(self._say_others_first):
+            with compose.changing(lambda: self._say(OTHERS_FIRST)):
                 compose.ensure(num_rollouts() + self._num_workers, may_renew=not is_used())
                 store = open_bucket(self._run.name)
                 mirror = RunMirror(store, self._run.path)
@@ -180,7 +179,7 @@ class StackTraining:
                 may_restart &= container.exit_status != _REFUSED
                 if may_restart and (container.was_killed or not is_trainer):
                     self._num_restarts += 1
-                    self._say_ended(container, "is started again")
+                    self._say(self._containers.ending(container, "is started again"))
                     self._containers.restart(container)
                 elif is_trainer:
                     if container.is_out_of_memory:
@@ -197,7 +196,7 @@ class StackTraining:
                     )
                 elif self._num_asked == 0 and container.name not in self._given_up:
                     self._given_up.add(container.name)
-                    self._say_ended(container, "is not started again")
+                    self._say(self._containers.ending(container, "is not started again"))
 
     def _count_anew(self) -> None:
         """Allow as many restarts as before once an iteration was finished meanwhile."""
@@ -206,13 +205,6 @@ class StackTraining:
             self._iteration = iteration
             self._num_restarts = 0
             self._given_up.clear()
-
-    def _say_ended(self, container: RunContainer, what_follows: str) -> None:
-        name = self._containers.short_name(container.name)
-        self._say(f"{name} ended with status {container.exit_status} and {what_follows}")
-
-    def _say_others_first(self) -> None:
-        self._say("waits for another command that starts or ends parts of the stack")
 
     def _say(self, message: str) -> None:
         self._notices.say(message)

@@ -129,7 +129,7 @@ def test_a_model_is_tried_out_on_what_its_run_recorded(run: Run, tmp_path: Path)
     assert sheet.difference <= TOLERANCE
     assert sheet.archive_sha256 == drawn.archive_sha256
     run.pictures_file.write_bytes(b"")
-    with pytest.raises(RunFailed, match=r"pictures\.npy cannot be read"):
+    with pytest.raises(RunFailed, match=r"pictures\.npy must hold camera pictures"):
         export_car(run, output=tmp_path / "none.tar.gz", try_out=answer_all)
     assert not (tmp_path / "none.tar.gz").exists()
 
