@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from local_trainer.runs import Run
 TRACK = "reinvent_base"
 STEADY = 3
 """Evaluations in a row with every lap complete that count as steady."""
+
+_SAMPLE_S = 5.0
+_BYTES_PER_GB = 1e9
 
 
 def run(seeds: int = 3, minutes: float = 5.0, settings: Sequence[str] = ()) -> dict[str, Any]:
@@ -32,7 +36,8 @@ def run(seeds: int = 3, minutes: float = 5.0, settings: Sequence[str] = ()) -> d
     Returns:
         ``seconds_to_first_lap`` and ``seconds_to_steady_laps`` (from the command's start; None if
         most seeds never got there), ``share_steady_after``, ``steps_per_second`` of the whole
-        loop, and ``seeds`` with each training's own figures.
+        loop, ``memory_gb`` (the most that the command and its processes held) and
+        ``memory_growth`` (see `memory_growth`), and ``seeds`` with each training's own figures.
     """
     with tempfile.TemporaryDirectory() as folder:
         each = [_train(Path(folder), seed, minutes, settings) for seed in range(seeds)]
@@ -41,6 +46,8 @@ def run(seeds: int = 3, minutes: float = 5.0, settings: Sequence[str] = ()) -> d
         "seconds_to_steady_laps",
         "share_steady_after",
         "steps_per_second",
+        "memory_gb",
+        "memory_growth",
     )
     return {
         "track": TRACK,
@@ -58,11 +65,65 @@ def _train(folder: Path, seed: int, minutes: float, settings: Sequence[str]) -> 
     for setting in settings:
         command += ["--set", setting]
     started = time.time()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunFailed(f"bench train: {done.stderr.strip()}")
-    status = json.loads(done.stdout)
-    return {"seed": seed, **figures_of(read_history(Run(folder / name)), started), "run": status}
+    output, memory = _run_watched(command)
+    return {
+        "seed": seed,
+        **figures_of(read_history(Run(folder / name)), started),
+        "memory_gb": max(memory) / _BYTES_PER_GB if any(memory) else None,
+        "memory_growth": memory_growth(memory),
+        "run": json.loads(output),
+    }
+
+
+def _run_watched(command: list[str]) -> tuple[str, list[int]]:
+    """Run a command to its end; return what it printed and its memory at regular times, bytes."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    memory = []
+    with ThreadPoolExecutor(1) as thread:
+        ended = thread.submit(process.communicate)
+        while wait([ended], _SAMPLE_S).not_done:
+            memory.append(_memory(process.pid))
+        output, errors = ended.result()
+    if process.returncode:
+        raise RunFailed(f"bench train: {errors.strip()}")
+    return output, memory
+
+
+def _memory(pid: int) -> int:
+    """Return what a process and its descendants hold, bytes; what they share counts once.
+
+    Linux tells; 0 elsewhere.
+    """
+    folder = Path(f"/proc/{pid}")
+    try:
+        lines = (folder / "smaps_rollup").read_text().splitlines()
+        children = [
+            int(child)
+            for file in folder.glob("task/*/children")
+            for child in file.read_text().split()
+        ]
+    except OSError:
+        return 0  # it ended meanwhile
+    own = sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return own + sum(_memory(child) for child in children)
+
+
+def memory_growth(samples: Sequence[int]) -> float | None:
+    """Return the growth from the second sixth of a training to its last, as a share.
+
+    The first sixth is left out: everything has been used once by then. The final laps and the
+    report come after the last full sixth and weigh little in its median.
+
+    Args:
+        samples: Memory at regular times, bytes.
+
+    Returns:
+        None if there are too few.
+    """
+    sixth = len(samples) // 6
+    if not sixth or not all(samples):
+        return None
+    return statistics.median(samples[-sixth:]) / statistics.median(samples[sixth : 2 * sixth]) - 1.0
 
 
 def figures_of(history: History, started: float) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from local_trainer.bench.train import _median, figures_of
+from local_trainer.bench.train import _median, _run_watched, figures_of, memory_growth
+from local_trainer.errors import RunFailed
 from local_trainer.history import History
 from local_trainer.progress import EpisodeEvent, EvaluationEvent, UpdateEvent
 
@@ -92,3 +95,22 @@ def test_a_seed_that_never_got_there_counts_as_the_slowest() -> None:
     assert _median([30.0, None, 20.0]) == 30.0
     assert _median([30.0, None, None]) is None
     assert _median([None]) is None
+
+
+def test_memory_growth_leaves_the_beginning_out() -> None:
+    # Six sixths of two samples: 10 while it begins, then from 100 to 104.
+    samples = [10, 10, 100, 100, 101, 101, 102, 102, 103, 103, 104, 104]
+    assert memory_growth(samples) == pytest.approx(0.04)
+    assert memory_growth(samples[:5]) is None
+    assert memory_growth([0] * 12) is None  # this system does not tell
+
+
+def test_memory_of_a_command_and_its_children_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("local_trainer.bench.train._SAMPLE_S", 0.05)
+    hold = "held = bytearray(80_000_000); import time; time.sleep(1.5)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}]); print('ok')"
+    output, memory = _run_watched([sys.executable, "-c", code])
+    assert output == "ok\n"
+    assert 80e6 < max(memory) < 250e6
+    with pytest.raises(RunFailed, match="bench train: no"):
+        _run_watched([sys.executable, "-c", "import sys; sys.exit('no')"])
