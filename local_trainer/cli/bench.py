@@ -42,12 +42,16 @@ def ppo(
 def train(
     seeds: Annotated[int, typer.Option(help="How many trainings, one seed each.")] = 3,
     minutes: Annotated[float, typer.Option(help="Minutes of each.")] = 5.0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of each. May be repeated."),
+    ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Measure seconds from the command's start to the first lap and to steady laps."""
+    """Measure seconds from the command's start to the first lap and to steady laps, and memory."""
     from local_trainer.bench.train import run
 
-    _show(run(seeds=seeds, minutes=minutes), as_json)
+    _show(run(seeds=seeds, minutes=minutes, settings=settings or ()), as_json)
 
 
 @app.command("redis")
