@@ -119,7 +119,9 @@ def test_a_reward_that_raises_in_a_container_is_one_line_here(
     assert len(errors) == 1, done.stderr[-2000:]
     assert ":4: reward_function raised KeyError: 'speed_limit'" in errors[0]
     assert "runs/bad/reward_function.py" in errors[0]
-    assert "step 15" in (tmp_path / "runs/bad/logs/reward.log").read_text()
+    # Either of the two workers may have driven the episode that was long enough.
+    logs = (tmp_path / "runs/bad/logs").glob("reward*.log")
+    assert any("step 15" in log.read_text() for log in logs)
 
 
 @contextmanager
