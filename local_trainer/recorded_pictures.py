@@ -44,7 +44,7 @@ def read_pictures(path: Path) -> np.ndarray:
         RunFailed: If the file holds no such pictures.
     """
     got = "something else"
-    # In words of our own: numpy's advise to load pickles from a damaged file.
+    # numpy's own message would advise loading a damaged file as pickles.
     with suppress(OSError, ValueError, EOFError), path.open("rb") as file:
         pictures: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
         if pictures.dtype == np.uint8 and pictures.shape[1:] == _SHAPE and len(pictures):

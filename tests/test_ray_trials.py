@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import TINY, wait_until
+from training import TINY, wait_until, write_slow_reward
 
 from local_trainer.config import resolve_config
 from local_trainer.errors import ConfigError
@@ -57,27 +57,6 @@ def make_run(runs_dir: Path, number: int, episodes: int, reward: Path | None = N
     return create_run(resolve_config(sets=sets), runs_dir)
 
 
-class Brake:
-    """A reward function that takes its time until `release`: an iteration, seconds.
-
-    Whoever wants to meet a trial half-way must not depend on how fast the machine is.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._held = folder / "held"
-        self._held.touch()
-        self.reward = folder / "braked.py"
-        self.reward.write_text(
-            "import os\nimport time\n\n\ndef reward_function(params):\n"
-            f"    if os.path.exists({str(self._held)!r}):\n"
-            "        time.sleep(0.02)\n"
-            "    return 1.0\n"
-        )
-
-    def release(self) -> None:
-        self._held.unlink()
-
-
 def node_that_trains(run: Run, nodes: list[Any]) -> Any | None:
     """Return the node whose raylet is an ancestor of a run's trainer."""
     raylets = {node.all_processes["raylet"][0].process.pid: node for node in nodes}
@@ -102,8 +81,8 @@ def test_a_killed_node_loses_no_trial_and_every_run_comes_back(
     tmp_path: Path, cluster: Any
 ) -> None:
     nodes = [add_node(cluster) for _ in range(2)]
-    brake = Brake(tmp_path)
-    runs = [make_run(tmp_path, number, 60, brake.reward) for number in range(2)]
+    reward = write_slow_reward(tmp_path)
+    runs = [make_run(tmp_path, number, 60, reward) for number in range(2)]
     final_laps = FinalLaps(runs[0], 4)
     resources = Resources(cpus=1, memory_gb=1)
     with start_trials(runs, resources, cluster.address, final_laps=final_laps) as trials:
@@ -114,7 +93,6 @@ def test_a_killed_node_loses_no_trial_and_every_run_comes_back(
         lost = node_that_trains(half_way, nodes)
         assert lost is not None
         cluster.remove_node(lost, allow_graceful=False)
-        brake.release()
         add_node(cluster)
         wait_until(lambda: trials.wait(0.5), 240.0)
         states = {state.run: state for state in trials.states()}
@@ -133,8 +111,8 @@ def test_a_trial_comes_back_from_a_killed_node_to_the_machine_that_asked(
     tmp_path: Path, cluster: Any
 ) -> None:
     node = add_node(cluster)
-    brake = Brake(tmp_path)
-    runs = [make_run(tmp_path, number, 60, brake.reward) for number in range(2)]
+    reward = write_slow_reward(tmp_path)
+    runs = [make_run(tmp_path, number, 60, reward) for number in range(2)]
     with start_trials(runs, Resources(cpus=1, memory_gb=1), cluster.address) as trials:
         found: list[Run] = []
 
@@ -144,7 +122,6 @@ def test_a_trial_comes_back_from_a_killed_node_to_the_machine_that_asked(
 
         wait_until(is_half_way, 240.0)
         cluster.remove_node(node, allow_graceful=False)
-        brake.release()
         wait_until(lambda: trials.wait(0.5), 240.0)
         states = {state.run: state for state in trials.states()}
     for run in runs:

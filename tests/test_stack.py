@@ -16,17 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from containers import compose, docker, open_run_bucket
 from PIL import Image
-from training import wait_until
+from training import wait_until, write_slow_reward
 
 from local_trainer.config import resolve_config
-from local_trainer.launch.stack_training import BUCKET, IMAGE
+from local_trainer.launch.stack_training import IMAGE
 from local_trainer.mirror import RunMirror
 from local_trainer.net import free_port
 from local_trainer.run_files import create_run
 from local_trainer.runs import Run
 from local_trainer.step_files import read_steps
-from local_trainer.store import Credentials, ObjectStore, open_store
 
 pytestmark = [pytest.mark.docker, pytest.mark.gazebo]
 
@@ -83,20 +83,8 @@ def test_a_training_in_containers_leaves_a_whole_run(trained: Run) -> None:
     assert (trained.model_dir / "model_2.pb").stat().st_size > 20e6
 
 
-def bucket(environment: dict[str, str], run: str) -> ObjectStore:
-    secrets = dict(
-        line.split("=", 1) for line in (ROOT / ".env").read_text().splitlines() if "=" in line
-    )
-    return open_store(
-        f"s3://{BUCKET}/{run}",
-        f"http://127.0.0.1:{environment['MINIO_PORT']}",
-        Credentials(secrets["MINIO_ROOT_USER"], secrets["MINIO_ROOT_PASSWORD"]),
-        "us-east-1",
-    )
-
-
 def test_the_bucket_holds_the_same_run(trained: Run, environment: dict[str, str]) -> None:
-    sizes = {item.key: item.size_bytes for item in bucket(environment, "tiny").objects()}
+    sizes = {item.key: item.size_bytes for item in open_run_bucket(environment, "tiny").objects()}
     for path in trained.model_dir.iterdir():
         assert sizes[f"model/{path.name}"] == path.stat().st_size
     assert {"config.yaml", "reward_function.py", "training_metrics.json"} <= sizes.keys()
@@ -200,56 +188,38 @@ def test_an_imported_model_drives_in_gazebo_and_can_be_watched(
     assert seen[-60:].std() > 5.0
 
 
-def compose(environment: dict[str, str], *arguments: str) -> str:
-    profiles = ["--profile", "gazebo", "--profile", "train"]
-    done = subprocess.run(
-        ["docker", "compose", *profiles, *arguments],
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        capture_output=True,
-        timeout=420,
+def simulators_of(environment: dict[str, str], run: str) -> set[str]:
+    """Return the addresses of the simulators in which a run has been played so far."""
+    return set(
+        re.findall(rf"plays for run {run} in (\S+)", compose(environment, "logs", "rollout"))
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def simulators_of(environment: dict[str, str], worker: str) -> list[str]:
-    """Return the addresses a rollout worker has played at, in order."""
-    found = re.findall(r"plays for run scaled in (\S+)", compose(environment, "logs", worker))
-    return [str(address) for address in found]
 
 
 def test_plain_compose_scales_and_a_worker_whose_simulator_dies_claims_another(
     trained: Run, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    reward = tmp_path / "slow.py"
-    reward.write_text(
-        "import time\n\n\ndef reward_function(params):\n    time.sleep(0.02)\n    return 1.0\n"
-    )
+    reward = write_slow_reward(tmp_path)
     sets = ["run=scaled", "simulator.backend=gazebo", "workers=2", f"files.reward={reward}"]
     sets += ["stop.until=never", "stop.episodes=24", "ppo.episodes_between_training=12"]
     sets += ["ppo.batch_size=16", "evaluation.trials=2", "evaluation.max_steps=30"]
     run = create_run(resolve_config(sets=sets), tmp_path)
-    mirror = RunMirror(bucket(environment, "scaled"), run.path)
+    mirror = RunMirror(open_run_bucket(environment, "scaled"), run.path)
     mirror.push()
     project = environment["COMPOSE_PROJECT_NAME"]
     scaled = {**environment, "RUN": "scaled"}
     try:
         compose(scaled, "up", "--detach", "--scale", "gazebo=3", "--scale", "rollout=2")
-        wait_until(lambda: bool(simulators_of(scaled, "rollout")), LIMIT_S)
-        wait_until(lambda: len(set(simulators_of(scaled, "rollout"))) == 2, LIMIT_S)
-        first = simulators_of(scaled, "rollout")[0]
-        shape = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-        for number in (1, 2, 3):
-            name = f"{project}-gazebo-{number}"
-            if docker("inspect", "--format", shape, name).strip() == first:
-                docker("kill", name)
-        wait_until(lambda: len(set(simulators_of(scaled, "rollout"))) == 3, LIMIT_S)
-        exited = ["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}"]
-        trainer = [*exited, f"{project}-trainer-1"]
-        wait_until(lambda: docker(*trainer).startswith("exited"), LIMIT_S)
-        assert docker(*trainer).split() == ["exited", "0"], compose(scaled, "logs", "trainer")
+        wait_until(lambda: len(simulators_of(scaled, "scaled")) == 2, LIMIT_S)
+        played = simulators_of(scaled, "scaled")
+        address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        names = [f"{project}-gazebo-{number}" for number in (1, 2, 3)]
+        driven = [n for n in names if docker("inspect", "-f", address, n).strip() in played]
+        docker("kill", driven[0])
+        wait_until(lambda: len(simulators_of(scaled, "scaled")) == 3, LIMIT_S)
+        shape = "{{.State.Status}} {{.State.ExitCode}}"
+        state = ["inspect", "-f", shape, f"{project}-trainer-1"]
+        wait_until(lambda: docker(*state).startswith("exited"), LIMIT_S)
+        assert docker(*state).split() == ["exited", "0"], compose(scaled, "logs", "trainer")
     finally:
         compose(scaled, "rm", "--force", "--stop", "trainer", "rollout")
     mirror.pull()
@@ -258,12 +228,6 @@ def test_plain_compose_scales_and_a_worker_whose_simulator_dies_claims_another(
     metrics = json.loads(run.training_metrics_file.read_text())["metrics"]
     episodes = [m["episode"] for m in metrics if m["phase"] == "training"]
     assert episodes == list(range(1, 25))
-
-
-def docker(*arguments: str) -> str:
-    done = subprocess.run(["docker", *arguments], text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_an_imported_track_is_driven_in_both_directions(

@@ -19,16 +19,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from training import wait_until
+from containers import compose, docker, open_run_bucket
+from training import wait_until, write_slow_reward
 
 from local_trainer.checkpoints import list_checkpoints, list_states
-from local_trainer.launch.containers import BUCKET, IMAGE
+from local_trainer.launch.containers import IMAGE
 from local_trainer.manifest import verify
 from local_trainer.net import free_port
 from local_trainer.progress import EpisodeEvent, PhaseEvent, read_events
 from local_trainer.runs import Run
 from local_trainer.step_files import read_steps
-from local_trainer.store import Credentials, S3Store, open_store
 
 pytestmark = [pytest.mark.docker, pytest.mark.gazebo]
 
@@ -51,18 +51,6 @@ SETTINGS = {
 LIMIT_S = 600.0
 """For a training; on a quiet machine the longest takes a quarter of it."""
 CUT_S = 60.0
-SLOWLY = """
-
-import time
-
-plain = reward_function
-
-
-def reward_function(params):
-    time.sleep(0.02)
-    return plain(params)
-"""
-"""Behind a reward function: an iteration takes seconds, so that it has a middle to kill in."""
 SMALL_DISK = {
     "services": {
         # The disk is there as long as somebody holds it.
@@ -113,23 +101,8 @@ class Stack:
         self.trainings.append(Training(self, Run(self.folder / "runs" / name), process, output))
         return self.trainings[-1]
 
-    def compose(self, *arguments: str) -> str:
-        command = ["docker", "compose", "--profile", "gazebo", "--profile", "train", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, **CAPTURED)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
-
     def service(self, name: str, number: int = 1) -> str:
         return f"{self.environment['COMPOSE_PROJECT_NAME']}-{name}-{number}"
-
-    def bucket(self, run: str) -> S3Store:
-        lines = (ROOT / ".env").read_text().splitlines()
-        secrets = dict(line.split("=", 1) for line in lines if "=" in line)
-        credentials = Credentials(secrets["MINIO_ROOT_USER"], secrets["MINIO_ROOT_PASSWORD"])
-        endpoint = f"http://127.0.0.1:{self.environment['MINIO_PORT']}"
-        store = open_store(f"s3://{BUCKET}/{run}", endpoint, credentials, "us-east-1")
-        assert isinstance(store, S3Store)
-        return store
 
     def end(self) -> None:
         for training in self.trainings:
@@ -139,7 +112,7 @@ class Stack:
         names = docker("ps", "--all", "--quiet", "--filter", label).split()
         if names:
             docker("rm", "--force", "--volumes", *names)
-        self.compose("down", "--volumes", "--remove-orphans")
+        compose(self.environment, "down", "--volumes", "--remove-orphans")
 
 
 @dataclass
@@ -215,12 +188,6 @@ CAPTURED: dict = {"text": True, "capture_output": True}
 def is_below(pid: int, folder: Path) -> bool:
     """Return whether a process works in a folder: only our own are killed."""
     return Path(f"/proc/{pid}/cwd").resolve() == folder.resolve()
-
-
-def docker(*arguments: str) -> str:
-    done = subprocess.run(["docker", *arguments], **CAPTURED)
-    assert done.returncode == 0, done.stderr
-    return str(done.stdout)
 
 
 def main_processes(*containers: str) -> list[int]:
@@ -318,7 +285,10 @@ def check_whole(training: Training, iterations: int) -> None:
         assert read_checkpoint(run.path / "resume" / f"{state.number}.ckpt")
     verification = verify(run)
     assert verification.is_whole and verification.num_artefacts > 20, verification
-    sizes = {item.key: item.size_bytes for item in training.stack.bucket(run.name).objects()}
+    sizes = {
+        item.key: item.size_bytes
+        for item in open_run_bucket(training.stack.environment, run.name).objects()
+    }
     for path in run.model_dir.iterdir():
         assert sizes[f"model/{path.name}"] == path.stat().st_size
     assert not [name for name in sizes if name.startswith("failure")]
@@ -359,8 +329,7 @@ def test_a_worker_that_is_cut_off_for_a_minute_holds_nobody_up(
 def test_whatever_is_killed_the_training_is_the_same(
     stack: Stack, two_at_once: tuple[Training, Training]
 ) -> None:
-    reward = stack.folder / "slowly.py"
-    reward.write_text((ROOT / "rewards" / "default.py").read_text() + SLOWLY)
+    reward = write_slow_reward(stack.folder)
     training = stack.train("killed", ITERATIONS, "--reward", str(reward))
     victims = [
         training.container("rollout-0"),
@@ -392,7 +361,7 @@ def test_after_a_restart_of_the_host_the_training_goes_on(
 ) -> None:
     training = stack.train("host", 2)
     training.wait_for_middle(0)
-    stack.compose("restart", "--timeout", "5", "redis", "minio", "gazebo")
+    compose(stack.environment, "restart", "--timeout", "5", "redis", "minio", "gazebo")
     training.wait_for_middle(1)
     # The machine goes down: everything ends at once, and so does the command.
     label = f"label=com.docker.compose.project={stack.environment['COMPOSE_PROJECT_NAME']}"
@@ -411,7 +380,7 @@ def test_a_full_object_store_is_told_and_waited_for(
 ) -> None:
     stack = new_stack(tmp_path_factory.mktemp("small"), SMALL_DISK)
     try:
-        stack.compose("up", "--detach", "--wait", "keeper", "minio")
+        compose(stack.environment, "up", "--detach", "--wait", "keeper", "minio")
         keeper = stack.service("keeper")
         docker("exec", keeper, "dd", "if=/dev/zero", "of=/data/ballast", "bs=1M", "count=1450")
         training = stack.train("full", 3)

@@ -26,6 +26,27 @@ TINY = {
     "simulator.num_cars": "10",
     "instance": "cpu",
 }
+SLOWLY = """
+
+import time
+
+plain = reward_function
+
+
+def reward_function(params):
+    time.sleep(0.02)
+    return plain(params)
+"""
+
+
+def write_slow_reward(folder: Path) -> Path:
+    """Write the default reward function, but slow: an iteration takes seconds.
+
+    Whoever kills something in the middle of one must not depend on how fast the machine is.
+    """
+    file = folder / "slow.py"
+    file.write_text((ROOT / "rewards" / "default.py").read_text() + SLOWLY)
+    return file
 
 
 def command(*arguments: str) -> list[str]:

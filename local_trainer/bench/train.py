@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from local_trainer.errors import RunFailed
+from local_trainer.config import resolve_config
+from local_trainer.errors import RunFailed, last_line
 from local_trainer.history import History, read_history
 from local_trainer.runs import Run
 
@@ -38,7 +39,12 @@ def run(seeds: int = 3, minutes: float = 5.0, settings: Sequence[str] = ()) -> d
         most seeds never got there), ``share_steady_after``, ``steps_per_second`` of the whole
         loop, ``memory_gb`` (the most that the command and its processes held) and
         ``memory_growth`` (see `memory_growth`), and ``seeds`` with each training's own figures.
+
+    Raises:
+        ConfigError: If a setting is none.
+        RunFailed: If a training fails.
     """
+    resolve_config(sets=[f"stop.minutes={minutes}", *settings])
     with tempfile.TemporaryDirectory() as folder:
         each = [_train(Path(folder), seed, minutes, settings) for seed in range(seeds)]
     names = (
@@ -69,50 +75,57 @@ def _train(folder: Path, seed: int, minutes: float, settings: Sequence[str]) -> 
     return {
         "seed": seed,
         **figures_of(read_history(Run(folder / name)), started),
-        "memory_gb": max(memory) / _BYTES_PER_GB if any(memory) else None,
+        "memory_gb": max(memory) / _BYTES_PER_GB if memory else None,
         "memory_growth": memory_growth(memory),
         "run": json.loads(output),
     }
 
 
 def _run_watched(command: list[str]) -> tuple[str, list[int]]:
-    """Run a command to its end; return what it printed and its memory at regular times, bytes."""
+    """Run a command to its end; return what it printed and its memory at regular times, bytes.
+
+    No memory where the system does not tell.
+    """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     memory = []
     with ThreadPoolExecutor(1) as thread:
         ended = thread.submit(process.communicate)
         while wait([ended], _SAMPLE_S).not_done:
-            memory.append(_memory(process.pid))
+            if held := _memory(process.pid):
+                memory.append(held)
         output, errors = ended.result()
     if process.returncode:
-        raise RunFailed(f"bench train: {errors.strip()}")
+        raise RunFailed(f"bench train: {last_line(errors).removeprefix('error: ')}")
     return output, memory
 
 
 def _memory(pid: int) -> int:
-    """Return what a process and its descendants hold, bytes; what they share counts once.
+    """Return what a process and its descendants hold, bytes.
 
-    Linux tells; 0 elsewhere.
+    What several of them share counts in each: counted by halves (as "proportional" size) it would
+    move with whatever else on the machine has loaded the same libraries.
+
+    0 if it has ended, or where there is no ``/proc``.
     """
     folder = Path(f"/proc/{pid}")
     try:
-        lines = (folder / "smaps_rollup").read_text().splitlines()
+        lines = (folder / "status").read_text().splitlines()
         children = [
             int(child)
             for file in folder.glob("task/*/children")
             for child in file.read_text().split()
         ]
     except OSError:
-        return 0  # it ended meanwhile
-    own = sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        return 0
+    own = sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
     return own + sum(_memory(child) for child in children)
 
 
 def memory_growth(samples: Sequence[int]) -> float | None:
     """Return the growth from the second sixth of a training to its last, as a share.
 
-    The first sixth is left out: everything has been used once by then. The final laps and the
-    report come after the last full sixth and weigh little in its median.
+    The first sixth is left out: everything has been used once by then. Medians, so that the final
+    laps and the report weigh little in the last one.
 
     Args:
         samples: Memory at regular times, bytes.
@@ -121,7 +134,7 @@ def memory_growth(samples: Sequence[int]) -> float | None:
         None if there are too few.
     """
     sixth = len(samples) // 6
-    if not sixth or not all(samples):
+    if not sixth:
         return None
     return statistics.median(samples[-sixth:]) / statistics.median(samples[sixth : 2 * sixth]) - 1.0
 

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from local_trainer.bench.train import _median, _run_watched, figures_of, memory_growth
-from local_trainer.errors import RunFailed
+from local_trainer.bench.train import _median, _run_watched, figures_of, memory_growth, run
+from local_trainer.errors import ConfigError, RunFailed
 from local_trainer.history import History
 from local_trainer.progress import EpisodeEvent, EvaluationEvent, UpdateEvent
 
@@ -102,7 +102,7 @@ def test_memory_growth_leaves_the_beginning_out() -> None:
     samples = [10, 10, 100, 100, 101, 101, 102, 102, 103, 103, 104, 104]
     assert memory_growth(samples) == pytest.approx(0.04)
     assert memory_growth(samples[:5]) is None
-    assert memory_growth([0] * 12) is None  # this system does not tell
+    assert memory_growth([]) is None
 
 
 def test_memory_of_a_command_and_its_children_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +111,13 @@ def test_memory_of_a_command_and_its_children_is_watched(monkeypatch: pytest.Mon
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}]); print('ok')"
     output, memory = _run_watched([sys.executable, "-c", code])
     assert output == "ok\n"
-    assert 80e6 < max(memory) < 250e6
-    with pytest.raises(RunFailed, match="bench train: no"):
-        _run_watched([sys.executable, "-c", "import sys; sys.exit('no')"])
+    assert 80e6 < max(memory) < 250e6 and min(memory) > 0
+    with pytest.raises(RunFailed, match="^bench train: no$"):
+        _run_watched([sys.executable, "-c", "import sys; sys.exit('error: no')"])
+
+
+def test_a_setting_that_is_none_is_refused_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match="^Unknown key 'ppo.nonsense'"):
+        run(settings=["ppo.nonsense=1"])
+    with pytest.raises(ConfigError, match="^stop.minutes must be a number > 0"):
+        run(minutes=0.0)

@@ -92,11 +92,11 @@ struct Job {
 // cost a whole time slice, more than half a step.
 void KeepNetworkThreadFromPreempting() {
   ros::PollManager::instance()->addPollThreadListener([] {
-    thread_local const bool is_done = [] {
+    static std::once_flag is_done;
+    std::call_once(is_done, [] {
       const sched_param parameters{};
-      return pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters) == 0;
-    }();
-    (void)is_done;
+      pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters);
+    });
   });
 }
 
@@ -220,8 +220,7 @@ class LockstepPlugin : public gazebo::WorldPlugin {
     return true;
   }
 
-  // Gazebo's own picture takes four samples a pixel. It costs a third more, and the embedded camera
-  // takes one.
+  // Gazebo's own picture takes four samples a pixel and twice as long; the embedded camera takes one.
   void OpenPicture() {
     picture_ = Ogre::TextureManager::getSingleton()
                    .createManual("car_simulator/picture",
