@@ -83,6 +83,24 @@ def test_a_training_in_containers_leaves_a_whole_run(trained: Run) -> None:
     assert (trained.model_dir / "model_2.pb").stat().st_size > 20e6
 
 
+def files_of(run: Run) -> set[str]:
+    """Return a run's files; the steps a checkpoint was made after, and times, do not count."""
+    names = (path.relative_to(run.path).as_posix() for path in run.path.rglob("*"))
+    return {re.sub(r"Step-\d+|\d{8}T?\d{6}", "*", name) for name in names}
+
+
+def test_it_leaves_the_same_files_as_a_training_without_containers(
+    trained: Run, environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = command(["train", "--name", "tiny", *TINY], environment, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    embedded = files_of(Run(tmp_path / "runs" / "tiny"))
+    assert "model/2_*.ckpt.index" in embedded and "training_metrics.json" in embedded
+    of_containers = {"notices.log", "stack.log", "rollout-0.log", "rollout-1.log"}
+    assert files_of(trained) - embedded == {f"logs/{name}" for name in of_containers}
+    assert embedded <= files_of(trained)
+
+
 def test_the_bucket_holds_the_same_run(trained: Run, environment: dict[str, str]) -> None:
     sizes = {item.key: item.size_bytes for item in open_run_bucket(environment, "tiny").objects()}
     for path in trained.model_dir.iterdir():
@@ -110,6 +128,42 @@ def test_a_reward_that_raises_in_a_container_is_one_line_here(
     # Either of the two workers may have driven the episode that was long enough.
     logs = (tmp_path / "runs/bad/logs").glob("reward*.log")
     assert any("step 15" in log.read_text() for log in logs)
+
+
+def evaluations_in_the_stack(environment: dict[str, str], run: str) -> tuple[set[str], set[str]]:
+    """Return a run's evaluations of which something lies in the bucket, and those in containers."""
+    keys = [item.key for item in open_run_bucket(environment).objects(f"{run}-evaluation-")]
+    project = environment["COMPOSE_PROJECT_NAME"]
+    begin = f"{project}-run-{run}-evaluation-"
+    names = docker("ps", "--all", "--filter", f"name={begin}", "--format", "{{.Names}}").split()
+    in_containers = {name.removeprefix(f"{project}-run-").rsplit("-rollout-")[0] for name in names}
+    return {key.partition("/")[0] for key in keys}, in_containers
+
+
+def test_what_a_killed_evaluation_leaves_goes_with_the_next_one(
+    trained: Run, environment: dict[str, str]
+) -> None:
+    folder = trained.path.parents[1]
+    arguments = ["evaluate", "tiny", "--simulator", "gazebo", "--trials"]
+    evaluation = subprocess.Popen(
+        [sys.executable, "-m", "local_trainer", *arguments, "50"],
+        cwd=folder,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: any(evaluations_in_the_stack(environment, "tiny")[1]), LIMIT_S)
+    finally:
+        os.killpg(evaluation.pid, signal.SIGKILL)
+        evaluation.wait()
+    in_bucket, in_containers = evaluations_in_the_stack(environment, "tiny")
+    assert in_bucket == in_containers and len(in_bucket) == 1
+
+    done = command([*arguments, "1"], environment, folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert evaluations_in_the_stack(environment, "tiny") == (set(), set())
 
 
 @contextmanager

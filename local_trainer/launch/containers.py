@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ BUCKET = "local-trainer"
 IMAGE = "local-trainer-trainer"
 _PROFILE = "train"
 _FOLDER_LABEL = "local-trainer.run"
+_OWNER_LABEL = "local-trainer.pid"
 _KILLED = 128 + 9
 
 
@@ -109,6 +111,16 @@ class RunContainers:
             )
         return found
 
+    def are_left_alone(self) -> bool:
+        """Return whether the process that started the containers is gone; true if there are none.
+
+        A process that has its number by now counts as that one, so the answer is late at worst.
+        """
+        shape = f'{{{{index .Config.Labels "{_OWNER_LABEL}"}}}}'
+        names = self._names()
+        said = _docker("inspect", "--format", shape, *names).stdout if names else ""
+        return not any(_is_alive(int(pid)) for pid in said.split())
+
     def keep_logs(self, folder: Path, prefix: str = "") -> None:
         """Append what the containers said to files in a folder, one each."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,8 +163,9 @@ class RunContainers:
         return f"{compose.project_name()}-run-{self._run}-{part}"
 
     def _start(self, service: str, name: str, module: Sequence[str]) -> None:
-        label = f"{_FOLDER_LABEL}={self._shown_as.absolute()}"
-        command = [*_compose_run(), "--detach", "--name", name, "--label", label, service]
+        labels = ["--label", f"{_FOLDER_LABEL}={self._shown_as.absolute()}"]
+        labels += ["--label", f"{_OWNER_LABEL}={os.getpid()}"]
+        command = [*_compose_run(), "--detach", "--name", name, *labels, service]
         command += [*module, "--run", f"s3://{BUCKET}/{self._run}"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -198,8 +211,8 @@ def check_stack() -> None:
             )
 
 
-def open_bucket(run: str) -> ObjectStore:
-    """Return a run's place in the stack's object store."""
+def open_bucket(run: str = "") -> ObjectStore:
+    """Return a run's place in the stack's object store; without a name, that of all runs."""
     values = compose.settings()
     credentials = Credentials(values["MINIO_ROOT_USER"], values["MINIO_ROOT_PASSWORD"])
     endpoint = f"http://127.0.0.1:{values.get('MINIO_PORT', '9000')}"
@@ -234,6 +247,16 @@ def _running(service: str) -> list[str]:
     for label, value in (("project", compose.project_name()), ("service", service)):
         filters += ["--filter", f"label=com.docker.compose.{label}={value}"]
     return _docker("ps", "--quiet", *filters).stdout.split()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
 
 
 def _docker(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ Gazebo simulator that nobody else drives meanwhile. What was started for it ends
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 _REDIS_LIMIT_S = 60.0
 _LOOK_S = 2.0
 _MOST_RESTARTS = 3
+_MARK = "-evaluation-"
 _IDLE_LIMIT_S = 600.0
 """A worker without orders for this long was left alone: the evaluation was killed."""
 
@@ -75,7 +77,7 @@ def stack_players(run: Run, config: RunConfig) -> Iterator[StackPlayers]:
     """
     check_stack()
     # A name of its own: the run itself may train in the stack at the same time.
-    name = f"{run.name}-evaluation-{secrets.token_hex(4)}"
+    name = f"{run.name}{_MARK}{secrets.token_hex(4)}"
     containers = RunContainers(name, run.path)
     with closing(Notices(run.evaluation_notices_file, containers.short_name)) as notices:
         notices.say("brings the stack up: Redis, MinIO and a simulator")
@@ -84,6 +86,7 @@ def stack_players(run: Run, config: RunConfig) -> Iterator[StackPlayers]:
         try:
             with compose.changing(lambda: notices.say(OTHERS_FIRST)):
                 compose.ensure(num_rollouts() + config.workers, may_renew=not is_used())
+                _remove_left_over(run)
                 store = open_bucket(name)
                 _send(run, config, store)
                 containers.start_rollouts(config.workers, _IDLE_LIMIT_S)
@@ -164,6 +167,24 @@ def _send(run: Run, config: RunConfig, store: ObjectStore) -> None:
         if is_mirrored(key) and is_setup(key) and key not in (run.config_file.name, own):
             store.upload(file, key)
     store.put(run.config_file.name, config_text(config).encode())
+
+
+def _remove_left_over(run: Run) -> None:
+    """Remove what killed evaluations of a run have left in the bucket, and their containers.
+
+    One that goes on has its container: it starts it before anybody else may get here.
+    """
+    bucket = open_bucket()
+    found: dict[str, list[str]] = {}
+    for item in bucket.objects(run.name + _MARK):
+        found.setdefault(item.key.partition("/")[0], []).append(item.key)
+    for name, keys in found.items():
+        containers = RunContainers(name, run.path)
+        is_evaluation = re.fullmatch(re.escape(run.name + _MARK) + "[0-9a-f]{8}", name)
+        if is_evaluation and containers.are_left_alone():
+            containers.remove()
+            for key in keys:
+                bucket.delete(key)
 
 
 def _end(
