@@ -5,8 +5,11 @@ Coach's way: an episode of transitions, pickled, through Redis pub/sub (`RedisPu
 same episodes, driven in the embedded simulator, from a process of their own through one server,
 and take turns. A side's bytes are what its server sends to the trainer.
 
-``python -m local_trainer.bench.redis SIDE PORT`` is the sending process: it sends all episodes each
-time a line arrives.
+Episodes are of two kinds: those of 100 steps, as a training sends them once its policy drives, and
+those of a beginner, which leave the road after some 20 and so cost more a transition.
+
+``python -m local_trainer.bench.redis SIDE KIND PORT`` is the sending process: it sends all episodes
+each time a line arrives.
 """
 
 from __future__ import annotations
@@ -40,6 +43,11 @@ _MAX_STEPS = 100
 _CHANNEL = "bench"
 _RUN = "bench"
 _SIDES = ("pickle", "ours")
+_RULES = {
+    # Whoever leaves the road is put back on it and goes on.
+    "driving": EpisodeRules(max_steps=_MAX_STEPS, max_resets=_MAX_STEPS),
+    "beginner": EpisodeRules(max_steps=_MAX_STEPS),
+}
 _START_LIMIT_S = 20.0
 
 
@@ -52,36 +60,45 @@ def run(rounds: int = 5) -> dict[str, Any]:
     Returns:
         ``transitions_per_second`` (ours), ``bytes_per_transition`` (ours), ``ratio_to_pickle``
         (median over the rounds of our speed over pickle's in the same round),
-        ``share_of_pickle_bytes``, and the same figures of the other side.
+        ``share_of_pickle_bytes``, and the same figures of the other side; under ``beginner`` all
+        of them again for a beginner's episodes.
 
     Raises:
         ConfigError: If there is no Redis server program.
         RunFailed: If a side does not start.
     """
+    with redis_server() as port:
+        return {
+            **_compare("driving", rounds, port),
+            "beginner": _compare("beginner", rounds, port),
+        }
+
+
+def _compare(kind: str, rounds: int, port: int) -> dict[str, Any]:
+    """Return both sides' figures with episodes of one kind."""
     speeds: dict[str, list[float]] = {side: [] for side in _SIDES}
     num_bytes = dict.fromkeys(_SIDES, 0.0)
-    transitions = sum(len(episode.steps) for episode in driven_episodes())
-    with redis_server() as port:
-        receive = {"pickle": _receive_pickled(port), "ours": _receive_ours(port)}
-        senders = {side: _start_sender(side, port) for side in _SIDES}
-        try:
-            for number in range(rounds + 1):  # the first round opens connections; it is not counted
-                for side in _SIDES:
-                    before = _bytes_sent(port)
-                    began = time.perf_counter()
-                    found = receive[side](senders[side])
-                    seconds = time.perf_counter() - began
-                    if found != transitions:
-                        raise RunFailed(
-                            f"bench redis: {side} delivered {found} transitions of {transitions}."
-                        )
-                    if number:
-                        speeds[side].append(transitions / seconds)
-                        num_bytes[side] += (_bytes_sent(port) - before) / transitions / rounds
-        finally:
-            for sender in senders.values():
-                sender.kill()
-                sender.wait()
+    transitions = sum(len(episode.steps) for episode in driven_episodes(kind))
+    receive = {"pickle": _receive_pickled(port), "ours": _receive_ours(port)}
+    senders = {side: _start_sender(side, kind, port) for side in _SIDES}
+    try:
+        for number in range(rounds + 1):  # the first round opens connections; it is not counted
+            for side in _SIDES:
+                before = _bytes_sent(port)
+                began = time.perf_counter()
+                found = receive[side](senders[side])
+                seconds = time.perf_counter() - began
+                if found != transitions:
+                    raise RunFailed(
+                        f"bench redis: {side} delivered {found} transitions of {transitions}."
+                    )
+                if number:
+                    speeds[side].append(transitions / seconds)
+                    num_bytes[side] += (_bytes_sent(port) - before) / transitions / rounds
+    finally:
+        for sender in senders.values():
+            sender.kill()
+            sender.wait()
     ratios = [ours / other for ours, other in zip(speeds["ours"], speeds["pickle"], strict=True)]
     return {
         "transitions_per_second": statistics.median(speeds["ours"]),
@@ -113,13 +130,16 @@ class _NoReward:
         return np.ones(len(steps))
 
 
-def driven_episodes() -> list[Episode]:
-    """Return episodes of random actions with pictures, the same in every process."""
+def driven_episodes(kind: str) -> list[Episode]:
+    """Return episodes of random actions with pictures, the same in every process.
+
+    Args:
+        kind: ``driving`` or ``beginner``.
+    """
     actions = default_action_space()
     simulator = EmbeddedSimulator(load_track("reinvent_base"), NUM_EPISODES, seed=0)
     rollout = Rollout(simulator, actions, _NoReward(), seed=0)
-    rules = EpisodeRules(max_steps=_MAX_STEPS)
-    starts = [EpisodeStart(n, n / NUM_EPISODES, rules=rules) for n in range(NUM_EPISODES)]
+    starts = [EpisodeStart(n, n / NUM_EPISODES, rules=_RULES[kind]) for n in range(NUM_EPISODES)]
     policy = _AnyAction(len(actions))
     exploration = Exploration("categorical")
     found = rollout.play(policy, starts, "training", 0, exploration, keeps_pictures=True)
@@ -208,9 +228,9 @@ def _bytes_sent(port: int) -> int:
 # The sending side, in a process of its own.
 
 
-def _start_sender(side: str, port: int) -> subprocess.Popen[str]:
+def _start_sender(side: str, kind: str, port: int) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__, side, str(port)],
+        [sys.executable, "-m", __name__, side, kind, str(port)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -222,8 +242,8 @@ def _start_sender(side: str, port: int) -> subprocess.Popen[str]:
     return process
 
 
-def _send_pickled(port: int) -> Callable[[], None]:
-    episodes = [coach_episode(episode) for episode in driven_episodes()]
+def _send_pickled(kind: str, port: int) -> Callable[[], None]:
+    episodes = [coach_episode(episode) for episode in driven_episodes(kind)]
     from rl_coach.memories.backend.redis import (
         RedisPubSubBackend,
         RedisPubSubMemoryBackendParameters,
@@ -238,8 +258,8 @@ def _send_pickled(port: int) -> Callable[[], None]:
     return send
 
 
-def _send_ours(port: int) -> Callable[[], None]:
-    episodes = driven_episodes()
+def _send_ours(kind: str, port: int) -> Callable[[], None]:
+    episodes = driven_episodes(kind)
     transport = RedisTransport(_url(port), _RUN)
 
     def send() -> None:
@@ -252,9 +272,9 @@ def _send_ours(port: int) -> Callable[[], None]:
     return send
 
 
-def main(side: str, port: int) -> None:
+def main(side: str, kind: str, port: int) -> None:
     """Send all episodes each time a line arrives."""
-    send = {"pickle": _send_pickled, "ours": _send_ours}[side](port)
+    send = {"pickle": _send_pickled, "ours": _send_ours}[side](kind, port)
     print("ready", flush=True)
     for _ in sys.stdin:
         send()
@@ -280,6 +300,8 @@ def redis_server() -> Iterator[int]:
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
         command += ["--appendonly", "yes", "--save", "", "--logfile", str(Path(folder) / "log")]
         command += ["--maxmemory", "512mb", "--maxmemory-policy", "noeviction"]
+        # A subscriber that lags by 32 MB is cut off by default, and Coach's then waits for ever.
+        command += ["--client-output-buffer-limit", "pubsub 0 0 0"]
         process = subprocess.Popen(command)
         try:
             RedisTransport(_url(port), _RUN).wait_until_up(_START_LIMIT_S)
@@ -294,4 +316,4 @@ def _url(port: int) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
