@@ -8,7 +8,6 @@ their own names only when they are whole.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,34 +104,21 @@ def freeze(session: Any, graph: Any, values_of: Mapping[str, str] | None = None)
         values_of: Names of the variables to take a weight's value from instead.
     """
     values_of = values_of or {}
-    names = {new: old for old, new in values_of.items()}
-    with _quiet():
-        frozen = tf.graph_util.convert_variables_to_constants(
-            session, _renamed(graph, values_of), [POLICY_NODE]
-        )
-    # Deterministic: the same weights give the same file, whichever process writes it.
-    return bytes(_renamed(frozen, names).SerializeToString(deterministic=True))
-
-
-def _renamed(graph: Any, names: Mapping[str, str]) -> Any:
-    """Return a graph definition with some of its nodes called differently."""
-    result = tf.GraphDef()
-    result.CopyFrom(graph)
-    for node in result.node:
-        node.name = names.get(node.name, node.name)
-        node.input[:] = [names.get(source, source) for source in node.input]
+    frozen = tf.GraphDef()
+    frozen.CopyFrom(graph)
+    variables = [node for node in frozen.node if node.op == "VariableV2"]
+    values = session.run([f"{values_of.get(node.name, node.name)}:0" for node in variables])
+    # By hand: TensorFlow's converter leaves the weights in a ring of objects, some 23 MB a call
+    # that stay until Python next looks for rings.
+    for node, value in zip(variables, values, strict=True):
+        node.op = "Const"
+        node.attr.clear()
+        node.attr["dtype"].type = tf.as_dtype(value.dtype).as_datatype_enum
+        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+    for node in frozen.node:
         node.attr.pop("_class", None)  # it ties an operation to its weight's device by name
-    return result
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    level = tf.logging.get_verbosity()
-    tf.logging.set_verbosity(tf.logging.ERROR)
-    try:
-        yield
-    finally:
-        tf.logging.set_verbosity(level)
+    # Deterministic: the same weights give the same file, whichever process writes it.
+    return bytes(frozen.SerializeToString(deterministic=True))
 
 
 def restore_state(agent: LocalPPOAgent, run: Run, state: TrainerState) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ from coach_presets.agent import INPUT_NODE, ONLINE, POLICY_NODE, LocalPPOAgent
 from coach_presets.checkpoints import (
     CheckpointWriter,
     FrozenPolicy,
+    freeze,
+    policy_graph,
     read_checkpoint,
     restore_state,
     restore_weights,
@@ -304,3 +307,26 @@ def test_a_second_checkpoint_goes_beside_the_first(agent: LocalPPOAgent, run: Ru
     assert list_checkpoints(run.model_dir) == [STATE.checkpoint, later.checkpoint]
     restore_state(agent, run, STATE)
     restore_state(agent, run, later)
+
+
+def test_a_frozen_graph_is_the_one_that_tensorflows_converter_makes(agent: LocalPPOAgent) -> None:
+    session = session_of(agent)
+    graph = policy_graph(session)
+    theirs = tf.graph_util.convert_variables_to_constants(session, graph, [POLICY_NODE])
+    for node in theirs.node:
+        node.attr.pop("_class", None)
+    assert freeze(session, graph) == theirs.SerializeToString(deterministic=True)
+
+
+def test_freezing_leaves_no_weights_behind(agent: LocalPPOAgent) -> None:
+    """What lies in a ring of objects stays until Python next looks for rings."""
+    session = session_of(agent)
+    graph = policy_graph(session)
+    freeze(session, graph)
+    gc.collect()
+    gc.disable()
+    try:
+        freeze(session, graph)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
