@@ -13,6 +13,7 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,9 @@ from sim.steps import EpisodeStatus
 ONLINE = "main_level/agent/main/online"
 POLICY_NODE = f"{ONLINE}/network_1/ppo_head_0/policy"
 INPUT_NODE = f"{ONLINE}/network_0/{CAMERA}/{CAMERA}"
+_NUM_NETWORKS = 2
+"""One for the policy and one for the value."""
+
 _VALUE_BATCH = 128
 
 
@@ -180,11 +184,19 @@ class LocalPPOAgent(ClippedPPOAgent):
 
     def values(self, observations: np.ndarray) -> np.ndarray:
         """Return the value function's estimates, shape (n,), float32."""
-        parts = [
-            self._value(observations[i : i + _VALUE_BATCH].astype(np.float32))
-            for i in range(0, len(observations), _VALUE_BATCH)
-        ]
-        return np.concatenate(parts)[:, 0] if parts else np.zeros(0, np.float32)
+
+        def part(first: int) -> np.ndarray:
+            pictures = observations[first : first + _VALUE_BATCH]
+            # Of a few sizes only: oneDNN compiles for each new one, and keeps what it made.
+            size = 1 << (len(pictures) - 1).bit_length()
+            filled = np.zeros((size, *pictures.shape[1:]), np.float32)
+            filled[: len(pictures)] = pictures
+            return np.asarray(self._value(filled)[: len(pictures), 0])
+
+        firsts = range(0, len(observations), _VALUE_BATCH)
+        # Two at a time: the session runs one network on half of its threads.
+        with ThreadPoolExecutor(_NUM_NETWORKS, "values") as threads:
+            return np.concatenate([np.zeros(0, np.float32), *threads.map(part, firsts)])
 
     def train_on_episodes(
         self,
@@ -519,10 +531,10 @@ def _spaces(num_actions: int, default_action: int) -> SpacesDefinition:
 def _session_config(session: SessionSettings) -> Any:
     config = tf.ConfigProto(
         allow_soft_placement=True,
-        intra_op_parallelism_threads=session.threads,
-        # The two networks are independent, but each of their operations already uses every
-        # thread; running them side by side was not faster.
-        inter_op_parallelism_threads=1,
+        # The two networks are independent, and half of the threads each is quicker than all of
+        # them for one operation after the other: two threads, bf16, 38 against 43 ms a minibatch.
+        intra_op_parallelism_threads=math.ceil(session.threads / _NUM_NETWORKS),
+        inter_op_parallelism_threads=min(session.threads, _NUM_NETWORKS),
     )
     config.gpu_options.allow_growth = True
     if session.use_bf16:
