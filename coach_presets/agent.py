@@ -54,6 +54,10 @@ _VALUE_BATCH = 128
 _MEASURES = ("surrogate loss", "value loss", "entropy", "KL divergence", "clip fraction")
 
 
+_KL_SAMPLE = 256
+_TOO_FAR = 4.0
+"""Times ``max_kl``: an update that ends further from the policy that acted is taken back."""
+
 _KL = 3
 _RATE_FACTOR = 1.2
 _LEAST_KL = 1e-6
@@ -100,6 +104,8 @@ class LocalPPOAgent(ClippedPPOAgent):
             outside = tf.abs(head.likelihood_ratio - 1.0) > clip * head.clip_param_rescaler
             self._clip_fraction = tf.reduce_mean(tf.cast(outside, tf.float32))
             self._make_average(network.weights)
+            momenta = [network.optimizer.get_slot(weight, "m") for weight in network.weights]
+            self._stand_still = tf.group(*(tf.assign(m, tf.zeros_like(m)) for m in momenta))
         # The optimizer's slots were made after Coach's own initialiser.
         network.init_op = tf.group(tf.global_variables_initializer(), network.init_op)
         super().set_session(sess)
@@ -158,14 +164,21 @@ class LocalPPOAgent(ClippedPPOAgent):
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Act with the average weights for a while; afterwards all is as it was."""
-        network = self.networks["main"].online_network
-        now = self._session.run(network.weights)
+        now = self._weights()
         self._session.run(self._take_average)
         try:
             yield
         finally:
-            for weight, value in zip(network.weights, now, strict=True):
-                weight.load(value, self._session)
+            self._put_weights(now)
+
+    def _weights(self) -> list[np.ndarray]:
+        values: list[np.ndarray] = self._session.run(self.networks["main"].online_network.weights)
+        return values
+
+    def _put_weights(self, values: list[np.ndarray]) -> None:
+        weights = self.networks["main"].online_network.weights
+        for weight, value in zip(weights, values, strict=True):
+            weight.load(value, self._session)
 
     @property
     def _session(self) -> Any:
@@ -224,6 +237,7 @@ class LocalPPOAgent(ClippedPPOAgent):
         order = np.arange(len(batch.actions))
         if settings.max_transitions is not None and len(order) > settings.max_transitions:
             order = generator.choice(order, max(settings.max_transitions, size), replace=False)
+        before = self._weights()
         for epoch in range(self.ap.algorithm.optimization_epochs):
             generator.shuffle(order)
             try:
@@ -235,6 +249,7 @@ class LocalPPOAgent(ClippedPPOAgent):
             if len(measures) < len(order) // size:
                 break
         self._check_weights(batch, settings.iteration, epoch)
+        is_taken_back = self._take_back_if_too_far(before, batch, order[:_KL_SAMPLE], settings)
         self.follow(settings.averaging)
         for _ in batch.actions:  # a preset's clipping may shrink with every action chosen
             self.ap.algorithm.clipping_decay_schedule.step()
@@ -250,6 +265,7 @@ class LocalPPOAgent(ClippedPPOAgent):
             clip_fraction=float(mean[4]),
             explained_variance=batch.explained_variance,
             learning_rate=self.learning_rate,
+            is_taken_back=is_taken_back,
             seconds=time.monotonic() - started,
         )
 
@@ -292,6 +308,31 @@ class LocalPPOAgent(ClippedPPOAgent):
             low, high = settings.learning_rate_range
             self.learning_rate = min(max(self.learning_rate, low), high)
         return settings.max_kl is not None and kl > settings.max_kl
+
+    def _take_back_if_too_far(
+        self,
+        before: list[np.ndarray],
+        batch: UpdateBatch,
+        sample: np.ndarray,
+        settings: UpdateSettings,
+    ) -> bool:
+        """Undo an update after which the policy hardly resembles the one that acted.
+
+        A policy that has become sure of itself has tiny gradients; then one surprise moves Adam a
+        long way, past what the clip and an early end can hold, and a policy that does the same
+        everywhere learns nothing that would bring it back.
+        """
+        if settings.max_kl is None:
+            return False
+        old, new = batch.old_policy[sample], self.probabilities(batch.pictures[sample])
+        kl = float(np.sum(old * np.log(old / np.maximum(new, 1e-8)), axis=1).mean())
+        if kl <= _TOO_FAR * settings.max_kl:
+            return False
+        self._put_weights(before)
+        self._session.run(self._stand_still)
+        if settings.target_kl is not None:
+            self.learning_rate = max(self.learning_rate / 2.0, settings.learning_rate_range[0])
+        return True
 
     def prepare_batch(self, episodes: list[Episode], settings: UpdateSettings) -> UpdateBatch:
         """Return the episodes' transitions with advantages and value targets."""

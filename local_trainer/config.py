@@ -211,7 +211,8 @@ class PpoConfig(_Part):
 
     max_kl: float | None = Field(default=0.06, gt=0.0)
     """An update ends early once the policy has moved this far (KL divergence) from the one that
-    played. Guards against a step too far, from which a policy does not come back. None: never."""
+    played, and is taken back if in the end it is four times further. Guards against a step too far,
+    from which a policy does not come back. None: neither."""
 
     averaging: float = Field(default=0.7, ge=0.0, lt=1.0)
     """What is evaluated and kept is the mean of the weights over the last updates; this much of

@@ -66,6 +66,8 @@ class UpdateEvent:
     explained_variance: float
     learning_rate: float
     seconds: float
+    is_taken_back: bool = False
+    """Whether it moved the policy too far and was undone (`ppo.max_kl`)."""
     time: float = field(default_factory=time.time)
 
 

@@ -273,6 +273,8 @@ class Trainer:
         self._phase("update")
         update = self._update(episodes)
         self._log_update(update)
+        if update.is_taken_back:
+            self._say(f"Iteration {number}: the update moved the policy too far, it is taken back.")
         state = replace(
             self._state,
             number=number + 1,

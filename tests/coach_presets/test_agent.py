@@ -326,6 +326,30 @@ def test_an_update_makes_good_actions_likelier(agent: LocalPPOAgent) -> None:
 # When it goes wrong.
 
 
+def test_an_update_that_moves_the_policy_too_far_is_taken_back(
+    agent: LocalPPOAgent, episodes: list[Episode]
+) -> None:
+    before = state_of(agent)
+    agent.learning_rate = 0.03
+    settings = replace(SETTINGS, max_kl=1e-3, target_kl=1e-3, learning_rate_range=(0.001, 0.05))
+    assert not agent.train_on_episodes(episodes, replace(settings, max_kl=None)).is_taken_back
+    moved = weights_of(agent)
+    put_state(agent, before)
+    agent.learning_rate = 0.03
+
+    update = agent.train_on_episodes(episodes, settings)
+    assert update.is_taken_back and update.learning_rate < 0.03
+    weights = weights_of(agent)
+    assert are_equal(weights, {name: before[name] for name in weights})
+    assert not are_equal(weights, moved)
+    # The average follows the weights that stayed, and Adam no longer pushes the way it did.
+    averages = {mean.op.name: weight for weight, mean in agent.average.items()}
+    after = state_of(agent)
+    assert all(np.array_equal(after[mean], weights[name]) for mean, name in averages.items())
+    momenta = [value for name, value in after.items() if name.endswith("/Adam")]
+    assert momenta and not any(value.any() for value in momenta)
+
+
 def test_probabilities_that_underflow_give_finite_losses(
     agent: LocalPPOAgent, episodes: list[Episode]
 ) -> None:
