@@ -54,6 +54,9 @@ def watch(
             watcher.follow(process)
         except KeyboardInterrupt:
             return _stop(process, watcher)
+        except BaseException:  # such as a pipe that nobody reads any more
+            process.send_signal(signal.SIGINT)
+            raise
     if process.returncode:
         raise failure_of(run, process.returncode, "trainer")
     return 0
@@ -98,9 +101,9 @@ def _kill_as_interrupt() -> Iterator[None]:
 
 def _stop(process: subprocess.Popen[bytes], watcher: _Watcher) -> int:
     """Let the training save and end; a second Ctrl-C ends it at once."""
-    print("Stopping and saving; Ctrl-C again ends it at once.", file=sys.stderr)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)  # first: the terminal may be gone
     try:
+        print("Stopping and saving; Ctrl-C again ends it at once.", file=sys.stderr)
         watcher.follow(process)
     except KeyboardInterrupt:
         process.kill()

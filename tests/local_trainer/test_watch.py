@@ -1,11 +1,13 @@
 """Watching a training process; a small program that writes events stands for the trainer."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,13 +57,13 @@ def starting(ending: str) -> Callable[[Run], subprocess.Popen[bytes]]:
     return lambda run: subprocess.Popen([*command, str(run.path)], start_new_session=True)
 
 
-def interrupt_once_seen(path: Path) -> None:
-    """Send this process a Ctrl-C as soon as a file has something in it."""
+def interrupt_once_seen(path: Path, number: int = signal.SIGINT) -> None:
+    """Send this process a Ctrl-C, or another signal, as soon as a file has something in it."""
 
     def wait_and_send() -> None:
         while not path.exists() or b"evaluation" not in path.read_bytes():
             pass_turn.wait(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     pass_turn = threading.Event()
     threading.Thread(target=wait_and_send, daemon=True).start()
@@ -112,6 +114,39 @@ def test_interrupt_lets_the_trainer_save_and_end(
     assert watch(run, starting(HANG)) == INTERRUPTED
     assert '"stopped"' in run.progress_file.read_text(encoding="utf-8")
     assert "Stopping and saving" in capsys.readouterr().err
+
+
+@contextmanager
+def nobody_reads(monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[None]:
+    """Let what is written to standard output or error meet a pipe that was closed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "w", buffering=1) as file:
+        for name in names:
+            monkeypatch.setattr(sys, name, file)
+        yield
+    monkeypatch.undo()
+
+
+def test_a_training_stops_when_nobody_reads_what_is_shown(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = starting(HANG)(run)
+    with nobody_reads(monkeypatch, "stdout"), pytest.raises(SystemExit):
+        watch(run, lambda run: process)
+    process.wait(20)
+    assert '"stopped"' in run.progress_file.read_text(encoding="utf-8")
+
+
+def test_a_training_stops_when_its_terminal_was_closed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_once_seen(run.progress_file, signal.SIGHUP)
+    process = starting(HANG)(run)
+    with nobody_reads(monkeypatch, "stderr"), pytest.raises(BrokenPipeError):
+        watch(run, lambda run: process, shows_progress=False)
+    process.wait(20)
+    assert '"stopped"' in run.progress_file.read_text(encoding="utf-8")
 
 
 def test_a_failure_is_told_as_the_trainer_wrote_it(run: Run) -> None:
