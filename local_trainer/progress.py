@@ -66,9 +66,9 @@ class UpdateEvent:
     explained_variance: float
     learning_rate: float
     seconds: float
+    time: float = field(default_factory=time.time)
     is_taken_back: bool = False
     """Whether it moved the policy too far and was undone (`ppo.max_kl`)."""
-    time: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)

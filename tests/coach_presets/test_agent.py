@@ -53,6 +53,7 @@ def built() -> Iterator[tuple[LocalPPOAgent, dict[str, np.ndarray]]]:
 def agent(built: tuple[LocalPPOAgent, dict[str, np.ndarray]]) -> LocalPPOAgent:
     """The agent as it was when it was built."""
     put_state(*built)
+    built[0].learning_rate = small_ppo().learning_rate
     return built[0]
 
 
