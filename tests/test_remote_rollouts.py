@@ -47,6 +47,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def new_run(folder: Path, **changes: object) -> Run:
     sets = [f"{key}={value}" for key, value in TINY.items()]
     given = {"run": "remote", "workers": 2, "stop.until": "never", "stop.episodes": EPISODES}
+    given["precision"] = "fp32"  # as a frozen graph computes, wherever it acts
     return create_run(resolve_config(None, sets, {**given, **changes}), folder)
 
 
