@@ -241,7 +241,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture(scope="module")
 def two_at_once(stack: Stack) -> tuple[Training, Training]:
     """Two trainings on one Redis and MinIO; a worker of one of them is cut off."""
-    cut = stack.train("cut", CUT_ITERATIONS)
+    # Slow enough to be at work when the worker comes back, on a machine of any speed.
+    reward = write_slow_reward(stack.folder)
+    cut = stack.train("cut", CUT_ITERATIONS, "--reward", str(reward))
     calm = stack.train("calm", ITERATIONS, workers=1)
     calm.wait_for_middle(0)
     cut.wait_for_middle(0)
