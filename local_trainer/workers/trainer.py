@@ -273,8 +273,6 @@ class Trainer:
         self._phase("update")
         update = self._update(episodes)
         self._log_update(update)
-        if update.is_taken_back:
-            self._say(f"Iteration {number}: the update moved the policy too far, it is taken back.")
         state = replace(
             self._state,
             number=number + 1,
@@ -434,6 +432,8 @@ class Trainer:
                 )
             )
         self._agent.epoch_log.clear()
+        if update.is_taken_back:
+            self._log.write("The update moved the policy too far and is taken back.")
 
     def _write_records(
         self, episodes: list[Episode], trials: list[Episode], iteration: int
